@@ -1,0 +1,19 @@
+"""wbcli: image classifiers that are fair to rare classes, by weight balancing.
+
+Source of the method: Alshammari, Wang, Ramanan, Kong, "Long-Tailed Recognition via
+Weight Balancing", CVPR 2022 (arXiv 2203.14197).
+"""
+
+__version__ = "0.1.0"
+__all__ = ["SGD", "max_norm_", "project", "row_norms", "tau_norm_"]
+
+_ROOMS = {"SGD": "optim", "project": "optim"}
+
+
+def __getattr__(name: str):
+    """Import the public names on first use, so that `wbcli --help` need not load torch."""
+    if name not in __all__:
+        raise AttributeError(f"module 'wbcli' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"wbcli.{_ROOMS.get(name, 'ops')}"), name)

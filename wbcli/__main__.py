@@ -1,0 +1,5 @@
+"""`python -m wbcli`."""
+
+from wbcli.cli import main
+
+main()
