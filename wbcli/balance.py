@@ -1,0 +1,52 @@
+"""Weight balancing: the relative MaxNorm threshold and how often it binds."""
+
+import torch
+from torch import Tensor
+
+from wbcli.ops import row_norms
+
+
+def relative_radius(weight: Tensor, t: float) -> float:
+    """Absolute MaxNorm radius from a relative threshold: δ = min + t·(max − min) of the ‖w_k‖.
+
+    Args:
+        weight: `[K, D]` or `[K, ...]`, the layer as it is before stage 2.
+        t: in [0, 1]; 0 puts δ at the shortest row, 1 at the longest.
+
+    Returns:
+        δ as a Python number, read from the device once.
+
+    Raises:
+        ValueError: t outside [0, 1], or a δ that is not above 0 (a zero row at t = 0).
+
+    Source: the released code of Alshammari et al., CVPR 2022.
+    """
+    if not 0 <= t <= 1:
+        raise ValueError(f"the relative MaxNorm threshold must be in [0, 1], got {t}")
+    norms = row_norms(weight.detach())
+    low, high = norms.min().item(), norms.max().item()
+    radius = low + t * (high - low)
+    if not radius > 0:
+        raise ValueError(
+            f"t = {t} puts the MaxNorm radius at {radius:g} (row norms {low:g} to {high:g}): "
+            "choose a larger t, or an absolute --radius above 0"
+        )
+    return radius
+
+
+def clipped_fraction(weights: list[Tensor], radii: list[float]) -> float:
+    """Share of rows that lie on the surface of their ball, where a projection has put them.
+
+    A row counts when ‖w_k‖ ≥ (1 − 1e-5)·δ. Measured after an epoch's last projection,
+    it is the share of rows that MaxNorm holds back; a row that weight decay keeps
+    inside does not count.
+
+    Args:
+        weights: constrained layers, each `[K, ...]`.
+        radii: one δ for each layer.
+    """
+    on_surface = [
+        row_norms(w.detach()) >= (1 - 1e-5) * radius
+        for w, radius in zip(weights, radii, strict=True)
+    ]
+    return torch.cat(on_surface).float().mean().item()

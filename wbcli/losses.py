@@ -1,0 +1,83 @@
+"""One function per loss; each takes logits, labels and class weights and returns a mean.
+
+Legend: B batch, K classes. logits `[B, K]` of a floating dtype, labels `[B]` int64,
+class_weights `[K]` from `class_balanced_weights` (read by the `cb` losses only).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BETA = 0.9999  # Cui et al., CVPR 2019, and the released code
+GAMMA = 2.0  # Lin et al., ICCV 2017
+
+
+def class_balanced_weights(class_counts: list[int], beta: float = BETA) -> Tensor:
+    """Inverse effective number of samples: v_k ∝ (1−β)/(1−β^{n_k}), rescaled so that Σ v_k = K.
+
+    Args:
+        class_counts: n_k ≥ 0, training images of each class. A class without any gets
+            weight 0 and the others share K.
+        beta: in [0, 1).
+
+    Returns:
+        `[K]` float64.
+
+    Raises:
+        ValueError: β outside [0, 1), or no image in any class.
+
+    Source: Cui et al., "Class-Balanced Loss Based on Effective Number of Samples",
+    CVPR 2019, equation 3 and section 4.
+    """
+    if not 0 <= beta < 1:
+        raise ValueError(f"beta must be in [0, 1), got {beta}")
+    counts = torch.tensor(class_counts, dtype=torch.float64)
+    if not (counts > 0).any():
+        raise ValueError("class-balanced weights need at least one training image")
+    weights = torch.where(counts > 0, (1 - beta) / (1 - beta**counts), 0.0)
+    return weights * (len(class_counts) / weights.sum())
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor) -> Tensor:
+    """CE: mean over the batch of −log p_y, p = softmax(logits)."""
+    return F.cross_entropy(logits, labels)
+
+
+def class_balanced(logits: Tensor, labels: Tensor, class_weights: Tensor) -> Tensor:
+    """CB: mean over the batch of −v_y·log p_y (divided by B, not by Σ v_y)."""
+    return (class_weights[labels] * F.cross_entropy(logits, labels, reduction="none")).mean()
+
+
+def class_balanced_bce(logits: Tensor, labels: Tensor, class_weights: Tensor) -> Tensor:
+    """CB as in the released code: mean over batch *and classes* of v_y·BCE(p_k, [k = y]).
+
+    p = softmax(logits) and BCE(p, 1) = −log p, BCE(p, 0) = −log(1 − p), logarithms cut
+    at −100. Its gradient is nearly parallel to CB's and about K/(1 + p_y) times smaller.
+    """
+    target = F.one_hot(labels, logits.shape[1]).to(logits.dtype)
+    weight = class_weights[labels].unsqueeze(1)  # [B, 1]
+    return F.binary_cross_entropy(logits.softmax(1), target, weight.expand_as(target))
+
+
+def focal(logits: Tensor, labels: Tensor, class_weights: Tensor) -> Tensor:
+    """Focal: mean over the batch of −(1 − p_y)²·log p_y. Source: Lin et al., ICCV 2017."""
+    return _focal_terms(logits, labels).mean()
+
+
+def class_balanced_focal(logits: Tensor, labels: Tensor, class_weights: Tensor) -> Tensor:
+    """CB focal: mean over the batch of −v_y·(1 − p_y)²·log p_y."""
+    return (class_weights[labels] * _focal_terms(logits, labels)).mean()
+
+
+def _focal_terms(logits: Tensor, labels: Tensor) -> Tensor:
+    cross_entropies = F.cross_entropy(logits, labels, reduction="none")  # [B]
+    return (1 - torch.exp(-cross_entropies)) ** GAMMA * cross_entropies
+
+
+LOSSES = {
+    "ce": cross_entropy,
+    "cb": class_balanced,
+    "cb-bce": class_balanced_bce,
+    "focal": focal,
+    "cb-focal": class_balanced_focal,
+}

@@ -1,0 +1,177 @@
+"""SGD whose step ends on the constraint set, and the same constraint for any other optimiser."""
+
+import torch
+from torch import Tensor
+from torch.optim.sgd import sgd
+
+from wbcli import ops
+
+CONSTRAINTS = ("max_norm", "unit_norm")
+
+
+class SGD(torch.optim.Optimizer):
+    """`torch.optim.SGD` with a norm constraint on the rows of its weights.
+
+    g ← ∇ + λ·w;  m ← μ·m + (1 − dampening)·g;  w ← w − η·m;  then per row
+    w_k ← min(1, δ_k/‖w_k‖₂)·w_k (`max_norm`) or w_k ← w_k/‖w_k‖₂ (`unit_norm`).
+    Constraints act on parameters of at least two dimensions, whose rows are indexed by
+    the first one (classes of a classifier, filters of a convolution); biases and norm
+    layers in the same group are stepped and left unconstrained. Source: Alshammari et
+    al., CVPR 2022 (arXiv 2203.14197), projected gradient descent after every step.
+
+    Args:
+        params: parameters, or groups as for every torch optimiser; a group may set any
+            of the options below.
+        lr, weight_decay: η and λ ≥ 0, one value or a `[K]` tensor, one per row.
+        max_norm: δ ≥ 0, one value or a `[K]` tensor; None leaves rows alone.
+        unit_norm: keep every row at length 1; excludes `max_norm`.
+        momentum, dampening, nesterov, maximize, foreach, fused: as in torch.optim.SGD;
+            the last two choose PyTorch's kernel for parameters without per-row work.
+
+    The state dict is interchangeable with torch.optim.SGD's; loading one without
+    constraints keeps those given here.
+
+    Raises:
+        ValueError: a setting out of range or of the wrong shape, both constraints at once.
+    """
+
+    def __init__(
+        self,
+        params,
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float | Tensor = 0.0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        max_norm: float | Tensor | None = None,
+        unit_norm: bool = False,
+    ):
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "maximize": maximize,
+            "foreach": foreach,
+            "fused": fused,
+            "max_norm": max_norm,
+            "unit_norm": unit_norm,
+        }
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict) -> None:
+        super().add_param_group(param_group)
+        try:
+            _check_group(self.param_groups[-1])
+        except ValueError:
+            self.param_groups.pop()
+            raise
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        constraints = [{key: group[key] for key in CONSTRAINTS} for group in self.param_groups]
+        super().load_state_dict(state_dict)
+        for group, constraint in zip(self.param_groups, constraints, strict=True):
+            for key, value in constraint.items():
+                group.setdefault(key, value)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            by_row = [p for p in params if _needs_row_step(p, group)]
+            for p in by_row:
+                self._step_rows(p, group)
+            self._step_plain([p for p in params if not _needs_row_step(p, group)], group)
+        return loss
+
+    def _step_rows(self, p: Tensor, group: dict) -> None:
+        state, dampening = self.state[p], group["dampening"]
+        if group["momentum"] and state.get("momentum_buffer") is None:
+            state["momentum_buffer"] = torch.zeros_like(p)
+            dampening = 0.0  # the first buffer is the gradient itself, as in torch.optim.SGD
+        ops.sgd_(
+            p,
+            p.grad,
+            state.get("momentum_buffer") if group["momentum"] else None,
+            lr=group["lr"],
+            momentum=group["momentum"],
+            dampening=dampening,
+            weight_decay=group["weight_decay"],
+            nesterov=group["nesterov"],
+            maximize=group["maximize"],
+            max_norm=group["max_norm"] if p.ndim > 1 else None,
+            unit_norm=group["unit_norm"] and p.ndim > 1,
+        )
+
+    def _step_plain(self, params: list[Tensor], group: dict) -> None:
+        if not params:
+            return
+        buffers = [self.state[p].get("momentum_buffer") for p in params]
+        sgd(
+            params,
+            [p.grad for p in params],
+            buffers,
+            has_sparse_grad=any(p.grad.is_sparse for p in params),
+            foreach=group["foreach"],
+            fused=group["fused"],
+            weight_decay=float(group["weight_decay"]),
+            momentum=group["momentum"],
+            lr=group["lr"],
+            dampening=group["dampening"],
+            nesterov=group["nesterov"],
+            maximize=group["maximize"],
+        )
+        if group["momentum"]:
+            for p, buffer in zip(params, buffers, strict=True):
+                self.state[p]["momentum_buffer"] = buffer
+
+
+@torch.no_grad()
+def project(optimizer: torch.optim.Optimizer, args=None, kwargs=None) -> None:
+    """Project the weights of any optimiser: fits `optimizer.register_step_post_hook`.
+
+    Reads `max_norm` (one value or `[K]`) or `unit_norm` from each parameter group and
+    applies it to the group's parameters of at least two dimensions, as `SGD` does:
+
+        optimizer = torch.optim.AdamW([{"params": head.parameters(), "max_norm": 1.3}])
+        optimizer.register_step_post_hook(wbcli.project)
+
+    Raises:
+        ValueError: a radius out of range or of the wrong shape.
+    """
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            if p.ndim > 1 and group.get("unit_norm"):
+                ops.tau_norm_(p)
+            elif p.ndim > 1 and group.get("max_norm") is not None:
+                ops.max_norm_(p, group["max_norm"])
+
+
+def _needs_row_step(p: Tensor, group: dict) -> bool:
+    per_row = any(
+        isinstance(group[key], Tensor) and group[key].ndim for key in ("lr", "weight_decay")
+    )
+    return per_row or (p.ndim > 1 and (group["unit_norm"] or group["max_norm"] is not None))
+
+
+def _check_group(group: dict) -> None:
+    if group["unit_norm"] and group["max_norm"] is not None:
+        raise ValueError("unit_norm and max_norm exclude each other: give one of them")
+    if not group["momentum"] >= 0:
+        raise ValueError(f"momentum must be at least 0, got {group['momentum']}")
+    if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
+        raise ValueError("nesterov needs a momentum above 0 and no dampening")
+    for p in group["params"]:
+        for key in ("lr", "weight_decay"):
+            ops.check_per_row(key, group[key], p)
+        if p.ndim > 1 and group["max_norm"] is not None:
+            ops.check_per_row("max_norm", group["max_norm"], p)
