@@ -1,0 +1,293 @@
+"""Settings of a run: the recipes with the source of every default, and one place for range checks.
+
+Options that the user did not give are None until `resolve_stage1`, `resolve_stage2` or
+`resolve_normalize` fills them from a recipe or from the parent run.
+"""
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+from wbcli.data import sources
+
+LOSSES = ("ce", "cb", "cb-bce", "focal", "cb-focal")
+ARCHS = ("resnet8", "resnet20", "resnet32", "resnet32x4", "resnet34")
+PRECISIONS = ("auto", "fp32", "tf32", "bf16")
+LAYERS = ("1", "2", "5")
+RECIPES = ("paper", "released")
+
+# Where a default comes from; the README's table shows the letter.
+SOURCES = {
+    "p": "the paper",
+    "r": "the released code",
+    "s": "our search on validation images of this data set",
+    "f": "our search on Fashion-MNIST-LT, not measured on this data set",
+    "o": "our choice",
+}
+
+
+class Default(NamedTuple):
+    value: Any
+    source: str
+
+
+def _defaults(source: str, **values) -> dict[str, Default]:
+    return {key: Default(value, source) for key, value in values.items()}
+
+
+_PAPER_STAGE1 = (
+    _defaults("p", epochs=200, batch_size=64, lr=0.01, momentum=0.9, loss="ce")
+    | _defaults("r", arch="resnet34", wd=5e-3)
+    | _defaults("o", init="he", schedule="from-lr", checkpoint="last", tta=False)
+)
+_PAPER_STAGE2 = (
+    _defaults("p", batch_size=64, momentum=0.9, project="step", layers=1)
+    | _defaults("r", epochs=10, lr=0.01, wd=0.1, loss="cb-bce", maxnorm=0.1)
+    | _defaults("o", frozen_batch_norm="eval", schedule="from-lr", checkpoint="last", tta=False)
+)
+_RELEASED_COMMON = _defaults(
+    "r",
+    batch_size=64,
+    lr=0.01,
+    momentum=0.9,
+    schedule="to-zero",
+    checkpoint="best-on-test",
+    tta=True,
+)
+_RELEASED_STAGE1 = _RELEASED_COMMON | _defaults(
+    "r", epochs=320, loss="ce", arch="resnet34", wd=5e-3, init="conv-default"
+)
+_RELEASED_STAGE2 = _RELEASED_COMMON | _defaults(
+    "r",
+    epochs=10,
+    wd=0.1,
+    loss="cb-bce",
+    maxnorm=0.1,
+    project="epoch",
+    layers=1,
+    frozen_batch_norm="train",
+)
+_FASHION_STAGE2 = {"epochs": 10, "lr": 0.01, "wd": 5e-3, "loss": "cb", "maxnorm": 0.1}
+
+DEFAULTS: dict[tuple[str, str, str], dict[str, Default]] = {
+    ("paper", "cifar100lt", "stage1"): _PAPER_STAGE1,
+    ("paper", "cifar100lt", "stage2"): _PAPER_STAGE2,
+    ("paper", "cifar10lt", "stage1"): _PAPER_STAGE1,
+    ("paper", "cifar10lt", "stage2"): _PAPER_STAGE2 | _defaults("f", **_FASHION_STAGE2),
+    ("paper", "fashionmnistlt", "stage1"): _PAPER_STAGE1
+    | _defaults("o", arch="resnet20", epochs=20)
+    | _defaults("s", wd=5e-3),
+    ("paper", "fashionmnistlt", "stage2"): _PAPER_STAGE2 | _defaults("s", **_FASHION_STAGE2),
+    ("paper", "digitslt", "stage1"): _PAPER_STAGE1
+    | _defaults("o", arch="resnet8")
+    | _defaults("s", epochs=200, wd=5e-3),
+    ("paper", "digitslt", "stage2"): _PAPER_STAGE2
+    | _defaults("s", epochs=50, lr=0.01, wd=5e-3, loss="cb", maxnorm=0.1),
+    ("released", "cifar100lt", "stage1"): _RELEASED_STAGE1,
+    ("released", "cifar100lt", "stage2"): _RELEASED_STAGE2,
+    ("released", "cifar10lt", "stage1"): _RELEASED_STAGE1,
+    ("released", "cifar10lt", "stage2"): _RELEASED_STAGE2,
+    ("released", "fashionmnistlt", "stage1"): _RELEASED_STAGE1 | _defaults("o", arch="resnet20"),
+    ("released", "fashionmnistlt", "stage2"): _RELEASED_STAGE2,
+    ("released", "digitslt", "stage1"): _RELEASED_STAGE1 | _defaults("o", arch="resnet8"),
+    ("released", "digitslt", "stage2"): _RELEASED_STAGE2,
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every setting of a run, resolved. Fields are named as their options and JSON keys."""
+
+    stage: str
+    dataset: str
+    data_dir: str
+    recipe: str
+    arch: str
+    imbalance_factor: float
+    imbalance_type: str = "exp"
+    subset: str = "first"
+    val_per_class: int = 0
+    bottleneck: int | None = None
+    init: str = "he"
+    seed: int = 0
+    precision: str = "fp32"
+    deterministic: bool = False
+    loss: str = "ce"
+    wd: float = 0.0
+    lr: float = 0.01
+    momentum: float = 0.9
+    epochs: int = 1
+    batch_size: int = 64
+    schedule: str = "from-lr"  # or to-zero: one epoch further along the cosine
+    radius: float | None = None
+    maxnorm: float | None = None
+    unit_norm: bool = False
+    project: str = "step"
+    layers: int | None = None  # None: all of them train (stage 1)
+    frozen_batch_norm: str = "eval"
+    checkpoint: str = "last"  # what eval and stage 2 read: last, or best-on-test
+    tta: bool = False
+    tau: float | None = None
+    parent: str | None = None
+
+    def __post_init__(self):
+        _check_number("wd", self.wd, low=0)
+        _check_number("lr", self.lr, above=0)
+        _check_number("momentum", self.momentum, low=0, below=1)
+        _check_number("epochs", self.epochs, low=1)
+        _check_number("batch-size", self.batch_size, low=2)
+        _check_number("imbalance-factor", self.imbalance_factor, low=1)
+        _check_number("val-per-class", self.val_per_class, low=0)
+        _check_number("seed", self.seed, low=0, below=2**63)
+        if self.bottleneck is not None:
+            _check_number("bottleneck", self.bottleneck, low=1)
+        if self.radius is not None:
+            _check_number("radius", self.radius, above=0)
+        if self.maxnorm is not None:
+            _check_number("maxnorm", self.maxnorm, low=0, high=1)
+        if self.tau is not None:
+            _check_number("tau", self.tau, low=0)
+
+    def constraint(self) -> str | None:
+        """`max_norm`, `unit_norm` or None."""
+        if self.unit_norm:
+            return "unit_norm"
+        return "max_norm" if self.radius is not None or self.maxnorm is not None else None
+
+    def lr_at(self, epoch: int) -> float:
+        """Cosine, stepped per epoch (counted from 0): η·(1 + cos(π·e/E))/2.
+
+        `from-lr` starts at η; `to-zero` is one epoch further along and ends at 0, as in
+        the released code, whose last epoch moves batch-norm statistics only.
+        """
+        e = epoch + (self.schedule == "to-zero")
+        return self.lr * (1 + math.cos(math.pi * e / self.epochs)) / 2
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """The Config inside a run's config.json.
+
+    Raises:
+        ValueError: a setting is missing, of the wrong type or out of range.
+    """
+    names = [field.name for field in fields(Config)]
+    missing = [name for name in names if name not in values]
+    if missing:
+        raise ValueError(f"config.json lacks {', '.join(missing)}: was it edited by hand?")
+    try:
+        return Config(**{name: values[name] for name in names})
+    except TypeError as error:
+        raise ValueError(f"config.json holds a value of the wrong type: {error}") from error
+
+
+def resolve_stage1(options: dict[str, Any]) -> Config:
+    """Fill what was not given from the recipe's defaults for this data set."""
+    source = sources.find(options["dataset"])
+    options = {"recipe": "paper", "imbalance_factor": source.imbalance_factor} | _given(options)
+    _check_one_constraint(options)
+    return Config(**(_recipe(options["recipe"], options["dataset"], "stage1") | options))
+
+
+def resolve_stage2(parent: Config, parent_name: str, options: dict[str, Any]) -> Config:
+    """Fill what was not given from the parent run and its recipe's stage-2 defaults."""
+    options = _given(options)
+    _check_one_constraint(options)
+    _check_fits_parent(parent, options)
+    recipe = options.get("recipe", parent.recipe)
+    defaults = _recipe(recipe, parent.dataset, "stage2")
+    if options.get("radius") is not None or options.get("unit_norm"):
+        defaults["maxnorm"] = None
+    if options.get("maxnorm") == "none":
+        options["maxnorm"] = None
+    return Config(**(_inherited(parent, parent_name) | defaults | options))
+
+
+def resolve_normalize(parent: Config, parent_name: str, options: dict[str, Any]) -> Config:
+    """A run that is its parent but for the rows of the classifier."""
+    options = _given(options)
+    inherited = _inherited(parent, parent_name)
+    kept = {key: getattr(parent, key) for key in ("checkpoint", "tta")}
+    return Config(**(inherited | kept | {"stage": "normalize"} | options))
+
+
+def resolve_precision(precision: str, device_type: str, has_bf16: bool) -> str:
+    """`auto` is bf16 autocast on a GPU that has it, and fp32 elsewhere.
+
+    Raises:
+        ValueError: tf32 away from a GPU, bf16 on a GPU without it.
+    """
+    if precision == "auto":
+        return "bf16" if device_type == "cuda" and has_bf16 else "fp32"
+    if precision == "tf32" and device_type != "cuda":
+        raise ValueError("--precision tf32 needs a CUDA device: use fp32 or bf16 here")
+    if precision == "bf16" and device_type == "cuda" and not has_bf16:
+        raise ValueError("--precision bf16: this GPU does not have it, use fp32 or tf32")
+    return precision
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def _recipe(recipe: str, dataset: str, stage: str) -> dict[str, Any]:
+    table = DEFAULTS[recipe, dataset, stage]
+    return {"stage": stage} | {key: default.value for key, default in table.items()}
+
+
+def _inherited(parent: Config, parent_name: str) -> dict[str, Any]:
+    keys = (
+        "dataset",
+        "data_dir",
+        "recipe",
+        "arch",
+        "imbalance_factor",
+        "imbalance_type",
+        "subset",
+        "val_per_class",
+        "bottleneck",
+        "init",
+        "seed",
+    )
+    return {key: getattr(parent, key) for key in keys} | {"parent": parent_name}
+
+
+def _check_one_constraint(options: dict[str, Any]) -> None:
+    names = ("maxnorm", "radius", "unit_norm")
+    given = [name for name in names if options.get(name) not in (None, False, "none")]
+    if len(given) > 1:
+        flags = " and ".join("--" + name.replace("_", "-") for name in given)
+        raise ValueError(f"{flags} exclude each other: give one of them")
+
+
+def _check_fits_parent(parent: Config, options: dict[str, Any]) -> None:
+    """Refuse what stage 1 has settled: the network, and which images are validation images."""
+    fixed = ["arch", "val_per_class"]
+    if parent.val_per_class:
+        fixed += ["imbalance_factor", "imbalance_type"]
+    for key in fixed:
+        if key in options and options[key] != getattr(parent, key):
+            raise ValueError(
+                f"--{key.replace('_', '-')} {options[key]}: the stage-1 run has "
+                f"{getattr(parent, key)}, which stage 2 cannot change; train another stage 1"
+            )
+
+
+def _check_number(
+    name: str,
+    value: float,
+    *,
+    low: float | None = None,
+    above: float | None = None,
+    high: float | None = None,
+    below: float | None = None,
+) -> None:
+    bounds = [
+        (low, "at least", lambda bound: value >= bound),
+        (above, "above", lambda bound: value > bound),
+        (high, "at most", lambda bound: value <= bound),
+        (below, "below", lambda bound: value < bound),
+    ]
+    wanted = [(word, bound, holds) for bound, word, holds in bounds if bound is not None]
+    if not math.isfinite(value) or not all(holds(bound) for _, bound, holds in wanted):
+        words = " and ".join(f"{word} {bound:g}" for word, bound, _ in wanted)
+        raise ValueError(f"--{name} must be a finite number {words}, got {value:g}")

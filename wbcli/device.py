@@ -1,0 +1,74 @@
+"""The device and the arithmetic of a process: chosen once, said aloud, recorded in the run."""
+
+import os
+import platform
+from contextlib import AbstractContextManager
+
+import torch
+
+from wbcli import __version__, config, ops
+
+
+def resolve(name: str) -> torch.device:
+    """`auto` is the first GPU, or the CPU without one.
+
+    Raises:
+        ValueError: a GPU was asked for that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"--device must be auto, cpu, cuda or cuda:N, got {name!r}")
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise ValueError(
+                f"--device {name}: {count} GPUs are visible to torch {torch.__version__}; "
+                "use --device cpu, or see wbcli doctor"
+            )
+        return torch.device("cuda", device.index or 0)
+    return device
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """The precision a run will use; see `config.resolve_precision`."""
+    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return config.resolve_precision(precision, device.type, has_bf16)
+
+
+def prepare(device: torch.device, precision: str, seed: int, deterministic: bool) -> None:
+    """Seed torch and set the arithmetic of this process."""
+    torch.manual_seed(seed)
+    if device.type == "cuda":
+        float32 = "tf32" if precision == "tf32" else "ieee"
+        torch.backends.cuda.matmul.fp32_precision = float32
+        torch.backends.cudnn.conv.fp32_precision = float32
+        torch.backends.cudnn.benchmark = not deterministic
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager:
+    """bf16 autocast for `bf16`, nothing for `fp32` and `tf32`."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def environment(device: torch.device) -> dict:
+    """What a run ran on, for config.json."""
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {
+        "device": str(device),
+        "gpu": gpu,
+        "kernels": ops.KERNELS,
+        "threads": torch.get_num_threads(),
+        "versions": {
+            "wbcli": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+        },
+    }

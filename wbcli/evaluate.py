@@ -1,0 +1,218 @@
+"""Metrics of a classifier on a split: accuracy by class and group, likelihoods, calibration.
+
+Counts and sums stay on the device and are read once, at the end; no [N, K] is kept.
+
+Legend: N images, B batch, K classes.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wbcli import data
+from wbcli.data.batches import Batches
+from wbcli.device import autocast
+from wbcli.ops import row_norms
+
+ECE_BINS = 15
+EVAL_BATCH = 500
+
+
+@torch.no_grad()
+def measure(
+    network: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    num_classes: int,
+    *,
+    tta: bool = False,
+    temperature: float = 1.0,
+) -> dict:
+    """Run `network` in evaluation mode over (images, labels) batches.
+
+    Args:
+        tta: average the logits of each image and its mirror image.
+        temperature: T by which logits are divided before the softmax.
+
+    Returns:
+        num_images; per class [K] arrays `images`, `accuracy` (per cent, NaN without
+        images), `marginal_likelihood` (mean probability of the class over all images);
+        `top5` (per cent, mean over classes), `macro_f1` (per cent), `nll` (nats, mean over
+        images), `ece` (per cent, 15 equal-width bins of the top probability).
+    """
+    network.eval()
+    sums = None
+    for images, labels in batches:
+        logits = logits_of(network, images, tta) / temperature
+        terms = _batch_sums(logits, labels, num_classes)
+        sums = terms if sums is None else {key: sums[key] + terms[key] for key in sums}
+    return _metrics({key: value.cpu().numpy() for key, value in sums.items()})
+
+
+def logits_of(network: nn.Module, images: Tensor, tta: bool) -> Tensor:
+    """float32 logits [B, K], averaged with those of the mirror images if `tta`."""
+    logits = network(images).float()
+    return (logits + network(images.flip(3)).float()) / 2 if tta else logits
+
+
+def _batch_sums(logits: Tensor, labels: Tensor, num_classes: int) -> dict[str, Tensor]:
+    log_probabilities = F.log_softmax(logits, 1)
+    probabilities = log_probabilities.exp()
+    top = logits.topk(min(5, num_classes), 1).indices  # [B, ≤5]
+    confidence, predicted = probabilities.max(1)
+    hit = (predicted == labels).double()
+
+    def by_class(index: Tensor, weights: Tensor | None = None) -> Tensor:
+        values = torch.ones_like(hit) if weights is None else weights
+        return torch.zeros(num_classes, dtype=torch.float64, device=hit.device).index_add_(
+            0, index, values
+        )
+
+    bins = (confidence * ECE_BINS).ceil().long().clamp(1, ECE_BINS) - 1  # (l, u]
+    gaps = torch.zeros(ECE_BINS, dtype=torch.float64, device=hit.device)
+    return {
+        "images": by_class(labels),
+        "hits": by_class(labels, hit),
+        "hits5": by_class(labels, (top == labels[:, None]).any(1).double()),
+        "predicted": by_class(predicted),
+        "likelihood": probabilities.double().sum(0),
+        "nll": F.nll_loss(log_probabilities.double(), labels, reduction="sum"),
+        "gaps": gaps.index_add_(0, bins, hit - confidence.double()),
+    }
+
+
+def _metrics(sums: dict[str, np.ndarray]) -> dict:
+    images, hits = sums["images"], sums["hits"]
+    present, total = images > 0, images.sum()
+    with np.errstate(invalid="ignore"):
+        accuracy, top5 = 100 * hits / images, 100 * sums["hits5"] / images
+    f1 = 200 * hits[present] / (images + sums["predicted"])[present]
+    return {
+        "num_images": int(total),
+        "images": images.astype(int),
+        "accuracy": accuracy,
+        "marginal_likelihood": sums["likelihood"] / total,
+        "top5": top5[present].mean(),
+        "macro_f1": f1.mean(),
+        "nll": sums["nll"].item() / total,
+        "ece": 100 * np.abs(sums["gaps"]).sum() / total,
+    }
+
+
+def group_means(accuracy: np.ndarray, groups: dict[str, np.ndarray]) -> dict[str, float | None]:
+    """Mean accuracy over all classes and over each group; None where no class has an image.
+
+    Args:
+        accuracy: [K] per cent, NaN for a class without test images (left out of means).
+        groups: name → mask [K].
+    """
+    present = ~np.isnan(accuracy)
+    masks = {"all": np.ones_like(present)} | groups
+    return {
+        name: float(accuracy[mask & present].mean()) if (mask & present).any() else None
+        for name, mask in masks.items()
+    }
+
+
+@torch.no_grad()
+def fit_temperature(
+    network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, tta: bool = False
+) -> float:
+    """The T > 0 that minimises the NLL of softmax(logits/T) on validation batches.
+
+    The NLL is convex in 1/T, so its minimum over ln T is found by ternary search between
+    T = e^-12 and e^12. Source: Guo et al., ICML 2017.
+    """
+    network.eval()
+    pairs = [(logits_of(network, images, tta).double(), labels) for images, labels in batches]
+    logits = torch.cat([logits for logits, _ in pairs])
+    labels = torch.cat([labels for _, labels in pairs])
+    low, high = -12.0, 12.0
+    while high - low > 1e-4:
+        third = (high - low) / 3
+        left, right = low + third, high - third
+        losses = [F.cross_entropy(logits / np.exp(x), labels).item() for x in (left, right)]
+        low, high = (low, right) if losses[0] <= losses[1] else (left, high)
+    return float(np.exp((low + high) / 2))
+
+
+def evaluate_run(
+    run,
+    device: torch.device,
+    *,
+    split: str,
+    checkpoint: str | None,
+    tta: bool | None,
+    precision: str,
+    data_dir: Path | None = None,
+) -> dict:
+    """What `wbcli eval` prints of a run, and writes into its result.json.
+
+    Args:
+        run: a finished `runs.Run`.
+        split: `test`, `val` or `train`.
+        checkpoint: `last` or `best`; None takes what the run's recipe says.
+        tta: None takes what the run's recipe says.
+        data_dir: None takes the run's.
+
+    Raises:
+        ValueError: `best` on a run without validation images, a split that is not there.
+    """
+    config = run.config()
+    dataset = data.for_run(config, data_dir)
+    by_test = config.checkpoint == "best-on-test"
+    if checkpoint is None:
+        checkpoint = "best" if by_test and config.stage != "normalize" else "last"
+    tta = config.tta if tta is None else tta
+    network = run.network(dataset, checkpoint)
+    network.to(device, memory_format=torch.channels_last)
+
+    def batches(name: str):
+        return Batches(dataset.split(name), dataset.source, EVAL_BATCH, device).evaluate()
+
+    temperature, tempered = None, {"nll": None, "ece": None}
+    with autocast(device, precision):
+        metrics = measure(network, batches(split), dataset.num_classes, tta=tta)
+        if dataset.val:
+            temperature = fit_temperature(network, batches("val"), tta=tta)
+            tempered = measure(
+                network, batches(split), dataset.num_classes, tta=tta, temperature=temperature
+            )
+    result = {
+        "run": run.name,
+        "dataset": config.dataset,
+        "imbalance_factor": config.imbalance_factor,
+        "split": split,
+        "checkpoint": checkpoint,
+        "tta": tta,
+        "num_classes": dataset.num_classes,
+        "num_images": metrics["num_images"],
+        "limits": dataset.limits,
+        "accuracy": group_means(metrics["accuracy"], dataset.groups()),
+        **{key: float(metrics[key]) for key in ("top5", "macro_f1", "nll", "ece")},
+        "temperature": temperature,
+        "nll_with_temperature": tempered["nll"],
+        "ece_with_temperature": tempered["ece"],
+        "per_class": _per_class(network, dataset, metrics),
+    }
+    run.write_result(split, result)
+    return result
+
+
+def _per_class(network: nn.Module, dataset: data.Dataset, metrics: dict) -> list[dict]:
+    norms = row_norms(network.classifier.weight.detach()).tolist()
+    return [
+        {
+            "class": k,
+            "name": dataset.class_names[k],
+            "train_images": dataset.class_counts[k],
+            "test_images": int(metrics["images"][k]),
+            "accuracy": None if np.isnan(metrics["accuracy"][k]) else float(metrics["accuracy"][k]),
+            "marginal_likelihood": float(metrics["marginal_likelihood"][k]),
+            "row_norm": norms[k],
+        }
+        for k in range(dataset.num_classes)
+    ]

@@ -1,0 +1,166 @@
+"""Networks: a backbone to features [B, D], and a linear classifier on top, logits [B, K].
+
+The CIFAR ResNets (6n + 2 layers) follow He et al., CVPR 2016, section 4.2: three stages
+of n blocks, shortcuts without parameters (option A). `resnet34` is the network of the
+released code: torchvision's, with a 3×3 first convolution and no max-pool.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+DEPTH_AND_WIDTH = {  # blocks per stage, channels of the first stage
+    "resnet8": (1, 16),
+    "resnet20": (3, 16),
+    "resnet32": (5, 16),
+    "resnet32x4": (5, 64),
+}
+
+
+class Network(nn.Module):
+    """images [B, C, H, W] → backbone → features [B, D] → classifier → logits [B, K]."""
+
+    def __init__(self, backbone: nn.Module, num_features: int, num_classes: int):
+        super().__init__()
+        self.backbone = backbone
+        self.classifier = nn.Linear(num_features, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(self.backbone(images))
+
+
+def build(
+    arch: str,
+    num_classes: int,
+    in_channels: int = 3,
+    *,
+    bottleneck: int | None = None,
+    init: str = "he",
+) -> Network:
+    """A freshly initialised network; its weights come from torch's global generator.
+
+    Args:
+        arch: `resnet8`, `resnet20`, `resnet32`, `resnet32x4` or `resnet34`.
+        num_classes: K.
+        in_channels: channels of the images.
+        bottleneck: width of a linear layer between features and classifier (2 in the
+            paper's figure 7).
+        init: of `resnet34`'s first convolution: `he`, or `conv-default` (nn.Conv2d's
+            own, as in the released code).
+
+    Raises:
+        ValueError: unknown arch.
+    """
+    if arch == "resnet34":
+        backbone, num_features = _resnet34(in_channels, init), 512
+    elif arch in DEPTH_AND_WIDTH:
+        blocks, width = DEPTH_AND_WIDTH[arch]
+        backbone, num_features = CifarResNet(blocks, width, in_channels), 4 * width
+    else:
+        known = ", ".join([*DEPTH_AND_WIDTH, "resnet34"])
+        raise ValueError(f"unknown network {arch!r}: choose one of {known}")
+    if bottleneck:
+        backbone = nn.Sequential(backbone, nn.Linear(num_features, bottleneck))
+        num_features = bottleneck
+    return Network(backbone, num_features, num_classes)
+
+
+def for_run(config, dataset) -> Network:
+    """The network that a run's Config names, for the images and classes of its data set."""
+    return build(
+        config.arch,
+        dataset.num_classes,
+        dataset.source.image[0],
+        bottleneck=config.bottleneck,
+        init=config.init,
+    )
+
+
+class CifarResNet(nn.Module):
+    """Three stages of basic blocks, images [B, C, H, W] → features [B, 4·width]."""
+
+    def __init__(self, blocks: int, width: int, in_channels: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        stages, channels = [], width
+        for stage in range(3):
+            for block in range(blocks):
+                stride = 2 if stage and not block else 1
+                stages.append(_Block(channels, width * 2**stage, stride))
+                channels = width * 2**stage
+        self.blocks = nn.Sequential(*stages)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.blocks(F.relu(self.bn1(self.conv1(images))))
+        return maps.mean((2, 3))
+
+
+class _Block(nn.Module):
+    def __init__(self, in_channels: int, channels: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.stride, self.added = stride, channels - in_channels
+
+    def forward(self, maps: Tensor) -> Tensor:
+        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(maps)))))
+        if self.added:  # option A: subsample, and zeros for the channels that are new
+            maps = F.pad(maps[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.added))
+        return F.relu(out + maps)
+
+
+def _resnet34(in_channels: int, init: str) -> nn.Module:
+    from torchvision.models import resnet34  # slow to import, and only this network needs it
+
+    net = resnet34(weights=None)
+    net.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
+    if init == "he":
+        nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
+    net.maxpool, net.fc = nn.Identity(), nn.Identity()
+    return net
+
+
+def last_layers(network: nn.Module, count: int) -> list[list[nn.Module]]:
+    """The last `count` weight layers, counted from the output, each with its batch norm.
+
+    A weight layer is a convolution or a linear layer; the batch norm that follows it
+    belongs to it.
+
+    Returns:
+        One list for each layer, output first: [layer] or [layer, batch norm].
+    """
+    layers: list[list[nn.Module]] = []
+    for module in network.modules():  # registration order is forward order in these networks
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            layers.append([module])
+        elif isinstance(module, nn.BatchNorm2d):
+            layers[-1].append(module)
+    return layers[::-1][:count]
+
+
+def freeze_all_but(network: nn.Module, layers: list[list[nn.Module]]) -> list[nn.Parameter]:
+    """Leave only `layers` trainable and return their parameters."""
+    network.requires_grad_(False)
+    for module in (module for layer in layers for module in layer):
+        module.requires_grad_(True)
+    return [p for p in network.parameters() if p.requires_grad]
+
+
+def set_training_mode(network: nn.Module, frozen_batch_norm: str) -> None:
+    """Training mode; batch norms whose weights are frozen stay in `frozen_batch_norm` mode.
+
+    `eval` keeps their running statistics, `train` lets them move (the released code).
+    """
+    network.train()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad:
+            module.train(frozen_batch_norm == "train")
+
+
+def num_parameters(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())

@@ -1,0 +1,199 @@
+"""What the training commands do: stage 1, stage 2 and normalisation, each writing a run.
+
+Legend: K classes.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from wbcli import data, evaluate, models
+from wbcli.balance import clipped_fraction, relative_radius
+from wbcli.config import Config
+from wbcli.data.batches import Batches
+from wbcli.device import autocast, environment, prepare
+from wbcli.losses import class_balanced_weights
+from wbcli.ops import row_norms, tau_norm_
+from wbcli.runs import Run, find
+from wbcli.train import fit, make_optimizer
+
+
+def ignore(value: Any) -> None:
+    """The listener of a caller who does not listen."""
+
+
+@dataclass
+class Listener:
+    """Who is told what while a run goes on."""
+
+    on_batch: Callable[[int], None] = ignore  # images of the step
+    on_epoch: Callable[[dict], None] = ignore  # the epoch's metrics
+
+
+def train(
+    config: Config,
+    run: Run,
+    dataset: data.Dataset,
+    device: torch.device,
+    runs_dir: Path,
+    listener: Listener | None = None,
+) -> dict[str, Any]:
+    """Train a stage-1 or stage-2 run to its last epoch, from its checkpoint where it has one.
+
+    Returns:
+        The metrics of the last epoch.
+
+    Raises:
+        ArithmeticError: the loss became NaN or infinite; the checkpoint of the last
+            good epoch stays.
+    """
+    listener = listener or Listener()
+    prepare(device, config.precision, config.seed, config.deterministic)
+    network, parameters, constrained = _set_up(config, dataset, runs_dir)
+    network.to(device, memory_format=torch.channels_last)
+    state = run.load_state("checkpoint.pt") if (run.path / "checkpoint.pt").is_file() else None
+    radii = state["radii"] if state else [_radius(config, weight) for weight in constrained]
+    optimizer = make_optimizer(parameters, constrained, radii, config)
+    if state:
+        network.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    first_epoch = state["epoch"] if state else 0
+    best = state["best"] if state else None
+    run.write_metrics([row for row in run.metrics() if row["epoch"] <= first_epoch])
+    run.write_record(config, environment(device))
+
+    batches = Batches(dataset.train, dataset.source, config.batch_size, device)
+    splits = {"test": Batches(dataset.test, dataset.source, evaluate.EVAL_BATCH, device)}
+    if dataset.val:
+        splits["val"] = Batches(dataset.val, dataset.source, evaluate.EVAL_BATCH, device)
+    weights = class_balanced_weights(dataset.class_counts).float().to(device)
+
+    row = run.metrics()[-1] if first_epoch else {}
+    started = time.perf_counter()
+    for row in fit(
+        network,
+        batches,
+        optimizer,
+        weights,
+        config,
+        first_epoch=first_epoch,
+        on_batch=listener.on_batch,
+    ):
+        seconds = time.perf_counter() - started
+        row |= {"seconds": seconds, "images_per_second": batches.size / seconds}
+        row |= _weight_metrics(config, network, constrained, radii)
+        row |= _epoch_accuracies(config, network, dataset, splits)
+        run.append_metrics(row)
+        score = _selection_score(config, row)
+        if score is not None and (best is None or score > best["accuracy"]):
+            best = {"epoch": row["epoch"], "accuracy": score}
+            run.save_state("best.pt", {"model": network.state_dict()} | best)
+        state = {
+            "epoch": row["epoch"],
+            "model": network.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "radii": radii,
+            "best": best,
+        }
+        run.save_state("checkpoint.pt", state)
+        listener.on_epoch(row)
+        started = time.perf_counter()
+    run.save_weights(network.state_dict())
+    return row
+
+
+def normalize(
+    config: Config, run: Run, parent: Run, dataset: data.Dataset, device: torch.device
+) -> dict[str, Any]:
+    """Write a run whose classifier rows are its parent's over ‖w_k‖^τ; returns its metrics."""
+    started = time.perf_counter()
+    prepare(device, config.precision, config.seed, config.deterministic)
+    checkpoint = "best" if config.checkpoint == "best-on-test" else "last"
+    network = parent.network(dataset, checkpoint)
+    network.to(device, memory_format=torch.channels_last)
+    tau_norm_(network.classifier.weight, config.tau)
+    run.write_record(config, environment(device))
+    splits = {"test": Batches(dataset.test, dataset.source, evaluate.EVAL_BATCH, device)}
+    if dataset.val:
+        splits["val"] = Batches(dataset.val, dataset.source, evaluate.EVAL_BATCH, device)
+    row = {"epoch": 1} | _weight_metrics(config, network, [], [])
+    row |= _epoch_accuracies(config, network, dataset, splits)
+    row |= {"seconds": time.perf_counter() - started}
+    run.write_metrics([row])
+    run.save_weights(network.state_dict())
+    return row
+
+
+def starting_checkpoint(config: Config, parent: Config) -> str:
+    """What stage 2 starts from: the last epoch, or under `released` the best on the test set.
+
+    A parent that did not keep a best-on-test checkpoint is taken at its last epoch.
+    """
+    released = config.checkpoint == parent.checkpoint == "best-on-test"
+    return "best" if released else "last"
+
+
+def _set_up(
+    config: Config, dataset: data.Dataset, runs_dir: Path
+) -> tuple[models.Network, list[nn.Parameter], list[nn.Parameter]]:
+    """Network, parameters that train, and weights under the constraint (output first)."""
+    if config.stage == "stage1":
+        network = models.for_run(config, dataset)
+        parameters = list(network.parameters())
+        constrained = [network.classifier.weight]
+    else:
+        parent = find(runs_dir, config.parent)
+        checkpoint = starting_checkpoint(config, parent.config())
+        network = parent.network(dataset, checkpoint)
+        layers = models.last_layers(network, config.layers)
+        parameters = models.freeze_all_but(network, layers)
+        constrained = [layer[0].weight for layer in layers]
+    return network, parameters, constrained if config.constraint() else []
+
+
+def _radius(config: Config, weight: nn.Parameter) -> float | None:
+    if config.maxnorm is not None:
+        return relative_radius(weight, config.maxnorm)
+    return config.radius
+
+
+def _weight_metrics(
+    config: Config, network: models.Network, constrained: list[nn.Parameter], radii: list[float]
+) -> dict[str, Any]:
+    """Row norms of the classifier; radius (one per layer if several) and share of clipped rows."""
+    bound = config.constraint() == "max_norm"
+    return {
+        "row_norms": row_norms(network.classifier.weight.detach()).tolist(),
+        "radius": (radii[0] if len(radii) == 1 else radii) if bound else None,
+        "clipped_fraction": clipped_fraction(constrained, radii) if bound else None,
+    }
+
+
+def _epoch_accuracies(
+    config: Config, network: nn.Module, dataset: data.Dataset, splits: dict[str, Batches]
+) -> dict[str, Any]:
+    """`test_loss`, `accuracy` and `per_class_accuracy` on the test set; `val_…` beside them."""
+    row: dict[str, Any] = {}
+    for split, batches in splits.items():
+        prefix = "" if split == "test" else f"{split}_"
+        with autocast(batches.labels.device, config.precision):
+            metrics = evaluate.measure(network, batches.evaluate(), dataset.num_classes)
+        row[f"{split}_loss"] = metrics["nll"]
+        row[f"{prefix}accuracy"] = evaluate.group_means(metrics["accuracy"], dataset.groups())
+        row[f"{prefix}per_class_accuracy"] = [
+            None if np.isnan(value) else value for value in metrics["accuracy"].tolist()
+        ]
+    return row
+
+
+def _selection_score(config: Config, row: dict[str, Any]) -> float | None:
+    """What best.pt is chosen by: validation accuracy, or under `released` test accuracy."""
+    if config.checkpoint == "best-on-test":
+        return row["accuracy"]["all"]
+    return row["val_accuracy"]["all"] if "val_accuracy" in row else None
