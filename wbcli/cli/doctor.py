@@ -1,0 +1,27 @@
+"""doctor: versions, device, kernels."""
+
+import click
+
+from wbcli import console, doctor
+from wbcli.cli.options import Command, everywhere, json_option, wrong_usage
+
+
+@click.command("doctor", cls=Command)
+@json_option
+@everywhere
+def doctor_command(device, as_json, **unused):
+    """Show versions, device and kernels.
+
+    \b
+    Example:
+      wbcli doctor --json
+    """
+    with wrong_usage():
+        found = doctor.examine(device)
+    if as_json:
+        console.print_json(found)
+        return
+    extension = found.pop("extension")
+    rows = [[key, value] for key, value in found.items()]
+    kernels = "compiled" if extension["built"] else "torch"
+    console.print_table(["", ""], [*rows, ["kernels", f"{kernels} ({extension['reason']})"]])

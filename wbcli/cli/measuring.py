@@ -1,0 +1,180 @@
+"""eval and runs: measure runs and list them."""
+
+import csv
+import sys
+import time
+
+import click
+
+from wbcli import console, runs
+from wbcli.cli.options import Command, everywhere, json_option, wrong_usage
+
+ACCURACIES = ("many", "medium", "few", "all")
+METRICS = ("top5", "macro_f1", "nll", "ece")
+
+
+@click.command("eval", cls=Command)
+@click.argument("names", metavar="[RUN]...", nargs=-1)
+@click.option(
+    "--split", type=click.Choice(["test", "val", "train"]), default="test", show_default=True
+)
+@click.option(
+    "--checkpoint",
+    type=click.Choice(["last", "best"]),
+    help="Last epoch (default), or the best on validation images.",
+)
+@click.option("--tta/--no-tta", default=None, help="Average the image and its mirror image.")
+@json_option
+@click.option("--csv", "as_csv", is_flag=True, help="Print a CSV line for each run.")
+@everywhere
+def eval_command(
+    names, split, checkpoint, tta, as_json, as_csv, runs_dir, device, precision, data_dir, seed
+):
+    """Measure runs.
+
+    Accuracy over all, many-, medium- and few-shot classes, likelihoods and calibration.
+    Without RUN it takes the newest finished run; -v prints every class.
+
+    \b
+    Example:
+      wbcli eval
+      wbcli eval naive digitslt-stage2-001 --json
+    """
+    from wbcli import device as devices
+    from wbcli.evaluate import evaluate_run
+
+    with wrong_usage():
+        if as_json and as_csv:
+            raise ValueError("--json and --csv exclude each other: give one of them")
+        chosen = [runs.find(runs_dir, name) for name in names]
+        device = devices.resolve(device)
+        precision = devices.resolve_precision(precision, device)
+        if not chosen:
+            chosen = [runs.newest(runs_dir, ("stage1", "stage2", "normalize"))]
+            console.say(f"run {chosen[0].name}, the newest finished one")
+    devices.prepare(device, precision, 0, deterministic=False)
+    results = [
+        evaluate_run(
+            run,
+            device,
+            split=split,
+            checkpoint=checkpoint,
+            tta=tta,
+            precision=precision,
+            data_dir=data_dir,
+        )
+        for run in chosen
+    ]
+    if as_json:
+        console.print_json(results[0] if len(results) == 1 else results)
+    elif as_csv:
+        _print_csv(results)
+    else:
+        _print_results(results)
+
+
+def _print_results(results: list[dict]) -> None:
+    columns = ["run", "split", "checkpoint", "mirror", *ACCURACIES, *METRICS]
+    rows = [
+        [r["run"], r["split"], r["checkpoint"], "yes" if r["tta"] else "no"]
+        + [r["accuracy"][key] for key in ACCURACIES]
+        + [r[key] for key in METRICS]
+        for r in results
+    ]
+    if any(r["temperature"] for r in results):
+        columns += ["T", "nll/T", "ece/T"]
+        keys = ("temperature", "nll_with_temperature", "ece_with_temperature")
+        rows = [row + [r[key] for key in keys] for row, r in zip(rows, results, strict=True)]
+    limits = {(r["dataset"], r["limits"]["many"], r["limits"]["few"]) for r in results}
+    caption = "per cent, but nll in nats; " + "; ".join(
+        f"{dataset}: many over {many} training images, few under {few}"
+        for dataset, many, few in sorted(limits)
+    )
+    console.print_table(columns, rows, caption)
+    for result in results:
+        absent = sum(c["test_images"] == 0 for c in result["per_class"])
+        if absent:
+            console.warn(
+                f"{result['run']}: {absent} classes have no images in this split and are "
+                "left out of the means"
+            )
+        if console.verbosity > 0:
+            click.echo(f"\n{result['run']}")
+            keys = list(result["per_class"][0])
+            console.print_table(keys, [[c[key] for key in keys] for c in result["per_class"]])
+
+
+def _print_csv(results: list[dict]) -> None:
+    plain = (
+        "run",
+        "dataset",
+        "imbalance_factor",
+        "split",
+        "checkpoint",
+        "tta",
+        "num_classes",
+        "num_images",
+    )
+    rest = (*METRICS, "temperature", "nll_with_temperature", "ece_with_temperature")
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow([*plain, *ACCURACIES, *rest])
+    for r in results:
+        writer.writerow(
+            [*[r[key] for key in plain], *[r["accuracy"][key] for key in ACCURACIES]]
+            + [r[key] for key in rest]
+        )
+
+
+@click.command("runs", cls=Command)
+@json_option
+@everywhere
+def runs_command(as_json, runs_dir, **unused):
+    """List what has been trained.
+
+    With the numbers of the last epoch on the test set.
+
+    \b
+    Example:
+      wbcli runs
+    """
+    rows = [_summary(run) for run in runs.all_runs(runs_dir)]
+    if as_json:
+        console.print_json(rows)
+        return
+    if not rows:
+        console.say(f"no runs in {runs_dir}: train one with wbcli stage1 digitslt")
+        return
+    columns = ["run", "from", "network", "recipe", "wd", "epochs", *ACCURACIES, "created"]
+    console.print_table(
+        columns,
+        [
+            [r["run"], r["parent"], r["arch"], r["recipe"], f"{r['wd']:g}"]
+            + [f"{r['epochs_done']}/{r['epochs']}"]
+            + [(r["accuracy"] or {}).get(key) for key in ACCURACIES]
+            + [time.strftime("%Y-%m-%d %H:%M", time.localtime(r["created"]))]
+            for r in rows
+        ],
+    )
+
+
+def _summary(run: runs.Run) -> dict:
+    record, rows = run.record(), run.metrics()
+    keys = (
+        "stage",
+        "dataset",
+        "imbalance_factor",
+        "recipe",
+        "arch",
+        "wd",
+        "parent",
+        "epochs",
+        "created",
+    )
+    return (
+        {"run": run.name, "path": str(run.path), "finished": run.finished}
+        | {key: record.get(key) for key in keys}
+        | {
+            "epochs_done": rows[-1]["epoch"] if rows else 0,
+            "accuracy": rows[-1]["accuracy"] if rows else None,
+        }
+    )

@@ -1,0 +1,272 @@
+"""stage1, stage2, normalize: resolve the settings, call, print."""
+
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from wbcli import config, console, runs
+from wbcli.cli.options import (
+    Command,
+    RelativeThreshold,
+    data_options,
+    everywhere,
+    imbalance_options,
+    json_option,
+    training_options,
+    wrong_usage,
+)
+from wbcli.config import Config
+
+CALIBRATION_NOTE = (
+    "the loss cb-bce is so small that weight decay keeps the logits near 0: accuracies hold, "
+    "but probabilities, NLL and ECE mean nothing without a temperature "
+    "(fitted by eval where stage 1 had --val-per-class)"
+)
+
+
+@click.command("stage1", cls=Command)
+@click.argument("dataset")
+@data_options
+@click.option("--bottleneck", type=int, help="Width of a linear layer before the classifier.")
+@training_options
+@everywhere
+def stage1_command(dataset, runs_dir, device, name, resume, dry_run, as_json, data_dir, **options):
+    """Train the network on a long-tailed data set.
+
+    \b
+    Example:
+      wbcli stage1 cifar100lt --wd 5e-3
+      wbcli stage1 digitslt --wd 0 --name naive
+    """
+    with wrong_usage():
+        options |= {"dataset": dataset, "data_dir": str((data_dir or Path("data")).resolve())}
+        device, options = _on_device(device, options)
+        settings = config.resolve_stage1(options)
+    if options["arch"] is None and settings.arch == "resnet34":
+        console.say(
+            "network: resnet34, the released code's, from which the paper's numbers come "
+            "(its text says ResNet32; --arch resnet32 is that one)"
+        )
+    _train(settings, device, runs_dir, name, resume, dry_run, as_json)
+
+
+@click.command("stage2", cls=Command)
+@click.argument("run", required=False)
+@click.option(
+    "--maxnorm",
+    type=RelativeThreshold(),
+    help="MaxNorm radius between the shortest (0) and longest (1) row of stage 1.",
+)
+@click.option("--layers", type=click.Choice(config.LAYERS), help="Last layers that train.")
+@imbalance_options
+@training_options
+@everywhere
+def stage2_command(run, runs_dir, device, name, resume, dry_run, as_json, data_dir, **options):
+    """Retrain the classifier of a stage-1 run.
+
+    The class-balanced loss, weight decay and MaxNorm act on the last layers; the rest is
+    frozen. Without RUN it takes the newest finished stage-1 run.
+
+    \b
+    Example:
+      wbcli stage2 --maxnorm 0.1
+      wbcli stage2 naive --loss cb --wd 0.1 --maxnorm none
+    """
+    with wrong_usage():
+        parent = _parent(runs_dir, run, ("stage1",))
+        if data_dir is not None:
+            options["data_dir"] = str(data_dir.resolve())
+        options["layers"] = options["layers"] and int(options["layers"])
+        device, options = _on_device(device, options)
+        reference = _reference(parent, runs_dir)
+        settings = config.resolve_stage2(parent.config(), reference, options)
+    if settings.checkpoint == "best-on-test" and parent.config().checkpoint == "last":
+        console.warn(
+            f"{parent.name} was trained by the recipe paper and kept no best-on-test "
+            "checkpoint: stage 2 starts from its last epoch"
+        )
+    if settings.loss == "cb-bce":
+        console.say(f"note: {CALIBRATION_NOTE}")
+    row = _train(settings, device, runs_dir, name, resume, dry_run, as_json)
+    if row and row["clipped_fraction"] == 0:
+        console.warn(_never_clipped(settings, row))
+
+
+@click.command("normalize", cls=Command)
+@click.argument("run", required=False)
+@click.option("--tau", type=float, default=1.0, show_default=True, help="τ ≥ 0; 1 is L2.")
+@click.option("--name", help="Name of the new run.  [default: DATASET-normalize-NNN]")
+@json_option
+@everywhere
+def normalize_command(run, runs_dir, device, name, as_json, data_dir, **options):
+    """τ-normalise a classifier, without training.
+
+    Every row of the classifier is divided by its norm to the power τ, in a new run. Without
+    RUN it takes the newest finished stage-1 run.
+
+    \b
+    Example:
+      wbcli normalize --tau 1.9
+    """
+    from wbcli import data, stages
+
+    with wrong_usage():
+        parent = _parent(runs_dir, run, ("stage1",))
+        if data_dir is not None:
+            options["data_dir"] = str(data_dir.resolve())
+        device, options = _on_device(device, options)
+        reference = _reference(parent, runs_dir)
+        settings = config.resolve_normalize(parent.config(), reference, options)
+    dataset = data.for_run(settings)
+    with wrong_usage():
+        run = runs.create(runs_dir, settings, name)
+    row = stages.normalize(settings, run, parent, dataset, device)
+    _report(run, [row], dataset.limits, as_json)
+
+
+def _train(
+    settings: Config,
+    device,
+    runs_dir: Path,
+    name: str | None,
+    resume: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> dict | None:
+    """Train, or say what would be trained; returns the metrics of the last epoch."""
+    from wbcli import data, stages
+
+    dataset = data.for_run(settings)
+    _describe(settings, dataset)
+    if dry_run:
+        _print_settings(settings, dataset, as_json)
+        return None
+    with wrong_usage():
+        run = _open(runs_dir, settings, name, resume)
+    if run.finished:
+        console.say(f"run {run.name} is finished: nothing to continue")
+    else:
+        console.say(f"run {run.path}")
+        first = run.epochs_done()
+        with (
+            _resumable(run, settings),
+            console.Progress(settings.epochs, first, len(dataset.train.labels)) as progress,
+        ):
+            listener = stages.Listener(progress.on_batch, progress.on_epoch)
+            stages.train(settings, run, dataset, device, runs_dir, listener)
+    rows = run.metrics()
+    _report(run, rows, dataset.limits, as_json)
+    return rows[-1]
+
+
+def _open(runs_dir: Path, settings: Config, name: str | None, resume: bool) -> runs.Run:
+    """A new run; with `resume` the one of that name or of these settings, if there is one."""
+    if resume and name:
+        run = runs.named(runs_dir, name)
+        if run.started:
+            _refuse_changes(run, settings)
+            return run
+    elif resume:
+        same = [run for run in runs.all_runs(runs_dir) if runs.is_run_of(run, settings)]
+        unfinished = [run for run in same if not run.finished]
+        if same:
+            return (unfinished or same)[-1]
+    return runs.create(runs_dir, settings, name)
+
+
+def _refuse_changes(run: runs.Run, settings: Config) -> None:
+    before, now = asdict(run.config()), asdict(settings)
+    changes = [f"{key} {before[key]} → {now[key]}" for key in now if before[key] != now[key]]
+    if changes:
+        raise ValueError(
+            f"run {run.name} has other settings ({'; '.join(changes)}): "
+            "resume it with its own, or choose another --name"
+        )
+
+
+@contextmanager
+def _resumable(run: runs.Run, settings: Config):
+    """Say how to go on when Ctrl-C or SIGTERM ends the training."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        done = run.epochs_done()
+        console.warn(
+            f"stopped after {done} of {settings.epochs} epochs, all of them saved; "
+            f"continue with the same command and --name {run.name} --resume"
+        )
+        raise
+
+
+def _parent(runs_dir: Path, reference: str | None, stages: tuple[str, ...]) -> runs.Run:
+    if reference is not None:
+        return runs.find(runs_dir, reference)
+    run = runs.newest(runs_dir, stages)
+    console.say(f"from run {run.name}, the newest finished {' or '.join(stages)} run")
+    return run
+
+
+def _reference(run: runs.Run, runs_dir: Path) -> str:
+    """How a child names its parent: by name within the runs folder, else by path."""
+    inside = run.path.resolve().parent == runs_dir.resolve()
+    return run.name if inside else str(run.path.resolve())
+
+
+def _on_device(name: str, options: dict) -> tuple:
+    from wbcli import device as devices
+
+    device = devices.resolve(name)
+    precision = devices.resolve_precision(options["precision"], device)
+    return device, options | {"precision": precision}
+
+
+def _describe(settings: Config, dataset) -> None:
+    for note in dataset.notes:
+        console.warn(note)
+    if settings.checkpoint == "best-on-test":
+        console.say(
+            "recipe released: keeps the epoch that is best on the test set and averages mirror "
+            "images, as the authors' code did; such numbers are not comparable with honest ones"
+        )
+    if dataset.val:
+        console.say(
+            f"validation: {len(dataset.val.labels)} images; training counts now "
+            f"{dataset.class_counts} (were {dataset.original_counts})"
+        )
+
+
+def _print_settings(settings: Config, dataset, as_json: bool) -> None:
+    values = asdict(settings)
+    if as_json:
+        console.print_json(values | {"class_counts": dataset.class_counts})
+        return
+    rows = [[key, "–" if value is None else str(value)] for key, value in values.items()]
+    console.print_table(["setting", "value"], [*rows, ["class_counts", str(dataset.class_counts)]])
+
+
+def _report(run: runs.Run, rows: list[dict], limits: dict, as_json: bool) -> None:
+    accuracy, seconds = rows[-1]["accuracy"], sum(row["seconds"] for row in rows)
+    if as_json:
+        console.print_json(
+            {"run": run.name, "path": str(run.path), "seconds": seconds, "accuracy": accuracy}
+        )
+        return
+    console.print_table(
+        ["run", "many", "medium", "few", "all"],
+        [[run.name, *[accuracy[key] for key in ("many", "medium", "few", "all")]]],
+        f"test accuracy in per cent, mean over classes, last epoch; many: over {limits['many']} "
+        f"training images, few: under {limits['few']}; {seconds:.1f} s",
+    )
+
+
+def _never_clipped(settings: Config, row: dict) -> str:
+    radius = row["radius"] if isinstance(row["radius"], list) else [row["radius"]]
+    return (
+        f"MaxNorm clipped no row in the last epoch: classifier rows are "
+        f"{min(row['row_norms']):.4g} to {max(row['row_norms']):.4g} long, the radius is "
+        f"{', '.join(f'{r:.4g}' for r in radius)}. Weight decay {settings.wd:g} on the loss "
+        f"{settings.loss} keeps the rows inside, so MaxNorm changes nothing here; for it to bind, "
+        "lower --wd or the threshold"
+    )

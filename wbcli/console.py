@@ -1,0 +1,135 @@
+"""The one place that writes to the terminal: results on stdout, everything else on stderr.
+
+A terminal gets a live progress bar; a pipe gets plain lines, never wrapped, shortened
+or coloured.
+"""
+
+import json
+import math
+import sys
+from typing import Any
+
+import click
+
+PIPE_WIDTH = 10_000
+verbosity = 0  # -1 after -q, 1 after -v
+
+
+def say(text: str) -> None:
+    """A message beside the results; silent under -q."""
+    if verbosity >= 0:
+        click.echo(text, err=True)
+
+
+def warn(text: str) -> None:
+    click.echo(f"Warning: {text}", err=True)
+
+
+def print_json(content: Any) -> None:
+    """JSON on stdout; what has no number (NaN, infinity) is null."""
+    click.echo(json.dumps(_finite(content), indent=2, ensure_ascii=False))
+
+
+def print_table(columns: list[str], rows: list[list[Any]], caption: str = "") -> None:
+    """A table on stdout: text to the left, numbers to the right, None as an en dash."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for index, column in enumerate(columns):
+        numeric = all(isinstance(row[index], int | float | None) for row in rows)
+        table.add_column(Text(column), justify="right" if numeric else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*[Text(format_cell(cell)) for cell in row])
+    console = _console(sys.stdout)
+    with console.capture() as capture:
+        console.print(table)
+    text = "\n".join(line.rstrip() for line in capture.get().splitlines())
+    click.echo(f"{text}\n{caption}" if caption else text, color=True)
+
+
+def format_cell(cell: Any) -> str:
+    if cell is None:
+        return "–"
+    if isinstance(cell, float):
+        return f"{cell:.2f}" if abs(cell) < 1000 else f"{cell:.0f}"
+    return str(cell)
+
+
+class Progress:
+    """Progress of a training: a live bar on a terminal, a line for each epoch on a pipe."""
+
+    def __init__(self, epochs: int, first_epoch: int, images_per_epoch: int):
+        self.epochs, self.images = epochs, images_per_epoch
+        self.bar = self.task = None
+        if verbosity >= 0 and sys.stderr.isatty():
+            self.bar, self.task = _bar(epochs * images_per_epoch, first_epoch * images_per_epoch)
+
+    def __enter__(self) -> "Progress":
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *error) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def on_batch(self, images: int) -> None:
+        if self.bar:
+            self.bar.advance(self.task, images)
+
+    def on_epoch(self, row: dict[str, Any]) -> None:
+        if self.bar:
+            self.bar.update(self.task, description=_describe(row, self.epochs))
+        else:
+            say(f"{_describe(row, self.epochs)}  {row['images_per_second']:.0f} images/s")
+
+
+def _describe(row: dict[str, Any], epochs: int) -> str:
+    accuracy = "  ".join(f"{k} {format_cell(v)}" for k, v in row["accuracy"].items())
+    clipped = row["clipped_fraction"]
+    return (
+        f"epoch {row['epoch']}/{epochs}  lr {row['lr']:.5f}  loss {row['train_loss']:.4f}  "
+        f"train {row['train_accuracy']:.1f}  test {accuracy}"
+        + ("" if clipped is None else f"  clipped {100 * clipped:.0f}%")
+    )
+
+
+def _bar(total: int, done: int):
+    from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class SpeedColumn(ProgressColumn):
+        def render(self, task):
+            return Text(f"{task.speed or 0:.0f} images/s")
+
+    bar = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
+        SpeedColumn(),
+        TimeRemainingColumn(),
+        console=_console(sys.stderr),
+    )
+    return bar, bar.add_task("first epoch", total=total, completed=done)
+
+
+def _console(stream):
+    from rich.console import Console
+
+    terminal = stream.isatty()
+    return Console(
+        file=stream,
+        force_terminal=terminal,
+        width=None if terminal else PIPE_WIDTH,
+        color_system="auto" if terminal else None,
+        highlight=False,
+    )
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
