@@ -5,7 +5,7 @@ Options that the user did not give are None until `resolve_stage1`, `resolve_sta
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, NamedTuple
 
 from wbcli.data import sources
@@ -165,17 +165,16 @@ class Config:
 
 
 def from_dict(values: dict[str, Any]) -> Config:
-    """The Config inside a run's config.json.
+    """The Config inside a run's config.json; settings younger than the run take their default.
 
     Raises:
         ValueError: a setting is missing, of the wrong type or out of range.
     """
-    names = [field.name for field in fields(Config)]
-    missing = [name for name in names if name not in values]
+    missing = [f.name for f in fields(Config) if f.default is MISSING and f.name not in values]
     if missing:
         raise ValueError(f"config.json lacks {', '.join(missing)}: was it edited by hand?")
     try:
-        return Config(**{name: values[name] for name in names})
+        return Config(**{f.name: values[f.name] for f in fields(Config) if f.name in values})
     except TypeError as error:
         raise ValueError(f"config.json holds a value of the wrong type: {error}") from error
 

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -61,7 +62,9 @@ class Run:
         return rows[-1]["epoch"] if rows else 0
 
     def write_record(self, config: Config, environment: dict[str, Any]) -> None:
-        record = {"run": self.name, "created": time.time()} | asdict(config) | environment
+        """Write config.json; a run that is resumed stays as old as it is."""
+        created = self.record().get("created") if self.started else time.time()
+        record = {"run": self.name, "created": created} | asdict(config) | environment
         write_json(self.path / "config.json", record)
 
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:
@@ -130,6 +133,11 @@ class Run:
         from wbcli import models
 
         config = self.config()
+        if checkpoint == "best" and not (self.path / "best.pt").is_file():
+            raise ValueError(
+                f"run {self.name} kept no best epoch: that needs validation images "
+                "(train with --val-per-class N)"
+            )
         network = models.for_run(config, dataset)
         last = checkpoint == "last"
         weights = self.load_weights() if last else self.load_state("best.pt")["model"]
@@ -183,10 +191,20 @@ def named(runs_dir: Path, name: str) -> Run:
     return Run(runs_dir / name)
 
 
-def all_runs(runs_dir: Path) -> list[Run]:
-    """Every run of the folder, oldest first (not those of studies, which are a level deeper)."""
-    found = [Run(path.parent) for path in runs_dir.glob("*/config.json")]
-    return sorted(found, key=lambda run: (run.record().get("created", 0), run.name))
+def all_runs(runs_dir: Path, on_damage: Callable[[str], None] = lambda what: None) -> list[Run]:
+    """Every run of the folder, oldest first (not those of studies, which are a level deeper).
+
+    Runs whose config.json cannot be read are left out; `on_damage` is told why.
+    """
+    found = []
+    for path in runs_dir.glob("*/config.json"):
+        run = Run(path.parent)
+        try:
+            run.config()
+            found.append((run.record().get("created", 0), run.name, run))
+        except ValueError as error:
+            on_damage(str(error))
+    return [run for _, _, run in sorted(found, key=lambda entry: entry[:2])]
 
 
 def newest(runs_dir: Path, stages: tuple[str, ...]) -> Run:

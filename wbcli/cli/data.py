@@ -10,6 +10,7 @@ from wbcli.cli.options import (
     data_options,
     everywhere,
     json_option,
+    load,
     wrong_usage,
 )
 
@@ -74,8 +75,6 @@ def show_command(
     Example:
       wbcli data show cifar100lt --imbalance-factor 50
     """
-    from wbcli import data
-
     with wrong_usage():
         settings = config.resolve_stage1(
             {
@@ -87,9 +86,7 @@ def show_command(
                 "val_per_class": val_per_class,
             }
         )
-    dataset = data.for_run(settings)
-    for note in dataset.notes:
-        console.warn(note)
+    dataset = load(settings)
     shown = {
         "dataset": name,
         "num_classes": dataset.num_classes,
@@ -118,7 +115,7 @@ def show_command(
 @click.argument("name")
 @everywhere
 def get_command(name, data_dir, **unused):
-    """Download a data set's official files and check them.
+    """Make sure that a data set's files are here: find them, or download and check them.
 
     \b
     Example:
@@ -128,8 +125,8 @@ def get_command(name, data_dir, **unused):
 
     with wrong_usage():
         source = find(name)
-    folder = source.fetch(data_dir or Path("data"))
-    if folder is None:
-        console.say(f"{name} {source.needs}: nothing to download")
-    else:
-        click.echo(folder)
+    data_dir = data_dir or Path("data")
+    folder = source.fetch(data_dir)
+    for note in source.read(data_dir).notes:
+        console.warn(note)
+    click.echo(folder or f"{name} {source.needs}: nothing to download")

@@ -22,6 +22,6 @@ def doctor_command(device, as_json, **unused):
         console.print_json(found)
         return
     extension = found.pop("extension")
-    rows = [[key, value] for key, value in found.items()]
     kernels = "compiled" if extension["built"] else "torch"
-    console.print_table(["", ""], [*rows, ["kernels", f"{kernels} ({extension['reason']})"]])
+    found["kernels"] = f"{kernels} ({extension['reason']})"
+    console.print_table(["part", "state"], [[key, value] for key, value in found.items()])

@@ -3,6 +3,7 @@
 import csv
 import sys
 import time
+from dataclasses import asdict
 
 import click
 
@@ -137,18 +138,18 @@ def runs_command(as_json, runs_dir, **unused):
     Example:
       wbcli runs
     """
-    rows = [_summary(run) for run in runs.all_runs(runs_dir)]
+    rows = [_summary(run) for run in runs.all_runs(runs_dir, on_damage=console.warn)]
     if as_json:
         console.print_json(rows)
         return
     if not rows:
         console.say(f"no runs in {runs_dir}: train one with wbcli stage1 digitslt")
         return
-    columns = ["run", "from", "network", "recipe", "wd", "epochs", *ACCURACIES, "created"]
+    columns = ["run", "from", "network", "recipe", "settings", "epochs", *ACCURACIES, "created"]
     console.print_table(
         columns,
         [
-            [r["run"], r["parent"], r["arch"], r["recipe"], f"{r['wd']:g}"]
+            [r["run"], r["parent"], r["arch"], r["recipe"], _settings(r)]
             + [f"{r['epochs_done']}/{r['epochs']}"]
             + [(r["accuracy"] or {}).get(key) for key in ACCURACIES]
             + [time.strftime("%Y-%m-%d %H:%M", time.localtime(r["created"]))]
@@ -157,22 +158,35 @@ def runs_command(as_json, runs_dir, **unused):
     )
 
 
+def _settings(row: dict) -> str:
+    if row["stage"] == "normalize":
+        return f"tau {row['tau']:g}"
+    constraints = [f"{key} {row[key]:g}" for key in ("maxnorm", "radius") if row[key] is not None]
+    constraints += ["unit-norm"] * row["unit_norm"]
+    return " ".join([row["loss"], f"wd {row['wd']:g}", *constraints])
+
+
 def _summary(run: runs.Run) -> dict:
-    record, rows = run.record(), run.metrics()
+    values, rows = asdict(run.config()) | run.record(), run.metrics()
     keys = (
         "stage",
         "dataset",
         "imbalance_factor",
         "recipe",
         "arch",
+        "loss",
         "wd",
+        "maxnorm",
+        "radius",
+        "unit_norm",
+        "tau",
         "parent",
         "epochs",
         "created",
     )
     return (
         {"run": run.name, "path": str(run.path), "finished": run.finished}
-        | {key: record.get(key) for key in keys}
+        | {key: values.get(key, 0) for key in keys}
         | {
             "epochs_done": rows[-1]["epoch"] if rows else 0,
             "accuracy": rows[-1]["accuracy"] if rows else None,

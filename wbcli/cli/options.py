@@ -156,6 +156,20 @@ def wrong_usage():
         raise click.UsageError(str(error), click.get_current_context()) from error
 
 
+def load(settings: config.Config):
+    """The data set of these settings; an imbalance factor it cannot have is wrong usage."""
+    from wbcli import data
+    from wbcli.data.longtail import FactorError
+
+    try:
+        dataset = data.for_run(settings)
+    except FactorError as error:
+        raise click.UsageError(str(error), click.get_current_context()) from error
+    for note in dataset.notes:
+        console.warn(note)
+    return dataset
+
+
 def _set_verbosity(level: int) -> Callable:
     def callback(ctx, param, given):
         if given:

@@ -14,6 +14,7 @@ from wbcli.cli.options import (
     everywhere,
     imbalance_options,
     json_option,
+    load,
     training_options,
     wrong_usage,
 )
@@ -75,7 +76,7 @@ def stage2_command(run, runs_dir, device, name, resume, dry_run, as_json, data_d
       wbcli stage2 naive --loss cb --wd 0.1 --maxnorm none
     """
     with wrong_usage():
-        parent = _parent(runs_dir, run, ("stage1",))
+        parent = _parent(runs_dir, run)
         if data_dir is not None:
             options["data_dir"] = str(data_dir.resolve())
         options["layers"] = options["layers"] and int(options["layers"])
@@ -110,16 +111,16 @@ def normalize_command(run, runs_dir, device, name, as_json, data_dir, **options)
     Example:
       wbcli normalize --tau 1.9
     """
-    from wbcli import data, stages
+    from wbcli import stages
 
     with wrong_usage():
-        parent = _parent(runs_dir, run, ("stage1",))
+        parent = _parent(runs_dir, run)
         if data_dir is not None:
             options["data_dir"] = str(data_dir.resolve())
         device, options = _on_device(device, options)
         reference = _reference(parent, runs_dir)
         settings = config.resolve_normalize(parent.config(), reference, options)
-    dataset = data.for_run(settings)
+    dataset = load(settings)
     with wrong_usage():
         run = runs.create(runs_dir, settings, name)
     row = stages.normalize(settings, run, parent, dataset, device)
@@ -136,9 +137,9 @@ def _train(
     as_json: bool,
 ) -> dict | None:
     """Train, or say what would be trained; returns the metrics of the last epoch."""
-    from wbcli import data, stages
+    from wbcli import stages
 
-    dataset = data.for_run(settings)
+    dataset = load(settings)
     _describe(settings, dataset)
     if dry_run:
         _print_settings(settings, dataset, as_json)
@@ -200,11 +201,19 @@ def _resumable(run: runs.Run, settings: Config):
         raise
 
 
-def _parent(runs_dir: Path, reference: str | None, stages: tuple[str, ...]) -> runs.Run:
-    if reference is not None:
-        return runs.find(runs_dir, reference)
-    run = runs.newest(runs_dir, stages)
-    console.say(f"from run {run.name}, the newest finished {' or '.join(stages)} run")
+def _parent(runs_dir: Path, reference: str | None) -> runs.Run:
+    """The stage-1 run of that name or path, or the newest finished one."""
+    if reference is None:
+        run = runs.newest(runs_dir, ("stage1",))
+        console.say(f"from run {run.name}, the newest finished stage-1 run")
+        return run
+    run = runs.find(runs_dir, reference)
+    config_of_run = run.config()
+    if config_of_run.stage != "stage1":
+        raise ValueError(
+            f"expected a stage-1 run, {run.name} is a {config_of_run.stage} run of "
+            f"{config_of_run.parent}: name that one"
+        )
     return run
 
 
@@ -223,8 +232,6 @@ def _on_device(name: str, options: dict) -> tuple:
 
 
 def _describe(settings: Config, dataset) -> None:
-    for note in dataset.notes:
-        console.warn(note)
     if settings.checkpoint == "best-on-test":
         console.say(
             "recipe released: keeps the epoch that is best on the test set and averages mirror "
@@ -263,10 +270,14 @@ def _report(run: runs.Run, rows: list[dict], limits: dict, as_json: bool) -> Non
 
 def _never_clipped(settings: Config, row: dict) -> str:
     radius = row["radius"] if isinstance(row["radius"], list) else [row["radius"]]
+    reason = (
+        f"weight decay {settings.wd:g} on the loss {settings.loss} keeps them inside"
+        if settings.wd
+        else "they never grew to it"
+    )
     return (
         f"MaxNorm clipped no row in the last epoch: classifier rows are "
         f"{min(row['row_norms']):.4g} to {max(row['row_norms']):.4g} long, the radius is "
-        f"{', '.join(f'{r:.4g}' for r in radius)}. Weight decay {settings.wd:g} on the loss "
-        f"{settings.loss} keeps the rows inside, so MaxNorm changes nothing here; for it to bind, "
-        "lower --wd or the threshold"
+        f"{', '.join(f'{r:.4g}' for r in radius)}, and {reason}. So MaxNorm changes nothing "
+        "here; for it to bind, lower --wd or the threshold"
     )

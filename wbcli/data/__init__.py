@@ -90,7 +90,8 @@ def load(
         val_per_class: validation images of each class (`longtail.split_validation`).
 
     Raises:
-        ValueError: unknown name, factor out of range, damaged files.
+        longtail.FactorError: a factor that leaves a class without an image.
+        ValueError: unknown name, damaged files.
         FileNotFoundError: files neither present nor to be downloaded.
     """
     source = sources.find(name)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 TIMEOUT_SECONDS = 20
 CHUNK = 1 << 20
+OFFLINE = "digitslt (in wbcli), fashionmnistlt (Debian/Ubuntu package dataset-fashion-mnist)"
 
 
 class _HttpsOnly(urllib.request.HTTPRedirectHandler):
@@ -39,6 +40,20 @@ def download(url: str, path: Path, sha256: str) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def download_for(
+    dataset: str, url: str, path: Path, sha256: str, needed: str, folder: Path
+) -> None:
+    """`download`, or an error that says which files belong where and what needs no network."""
+    try:
+        download(url, path, sha256)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"{dataset}: its files are not here and the download failed ({error}). "
+            f"Expected {needed} in {folder}; put them there, or name their folder with "
+            f"--data-dir. Without a network: {OFFLINE}"
+        ) from error
 
 
 def check_sha256(path: Path, expected: str, what: str) -> None:
@@ -76,11 +91,3 @@ def extract(archive: Path, folder: str, members: list[str], root: Path) -> None:
             with source, partial.open("wb") as file:
                 shutil.copyfileobj(source, file, CHUNK)
             partial.replace(target / name)
-
-
-def first_with(places: list[Path], names: list[str]) -> Path | None:
-    """The first folder that holds every one of `names`."""
-    for place in places:
-        if all((place / name).is_file() for name in names):
-            return place
-    return None

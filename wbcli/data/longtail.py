@@ -6,6 +6,10 @@ TYPES = ("exp", "step")
 SUBSETS = ("first", "shuffled")
 
 
+class FactorError(ValueError):
+    """An imbalance factor that the data set cannot have."""
+
+
 def class_counts(n_max: int, num_classes: int, factor: float, imbalance: str) -> list[int]:
     """Images kept of each class, class 0 the head.
 
@@ -19,10 +23,10 @@ def class_counts(n_max: int, num_classes: int, factor: float, imbalance: str) ->
         imbalance: `exp` or `step`.
 
     Raises:
-        ValueError: a factor out of that range.
+        FactorError: a factor out of that range.
     """
     if not factor >= 1:
-        raise ValueError(f"the imbalance factor must be at least 1, got {factor:g}")
+        raise FactorError(f"the imbalance factor must be at least 1, got {factor:g}")
     if imbalance == "exp":
         last = num_classes - 1
         counts = [int(n_max * (1 / factor) ** (k / last)) for k in range(num_classes)]
@@ -30,7 +34,7 @@ def class_counts(n_max: int, num_classes: int, factor: float, imbalance: str) ->
         head = num_classes // 2
         counts = [n_max] * head + [int(n_max / factor)] * (num_classes - head)
     if min(counts) < 1:
-        raise ValueError(
+        raise FactorError(
             f"an imbalance factor of {factor:g} leaves the rarest class without an image: "
             f"its largest value here is {n_max}"
         )

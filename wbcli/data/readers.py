@@ -8,17 +8,21 @@ import gzip
 import math
 import pickle
 import zlib
-from importlib.resources import files
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+Arrays = tuple[np.ndarray, np.ndarray]
 
-def read_digits() -> tuple[np.ndarray, np.ndarray]:
-    """The 1,797 UCI handwritten digits in file order, 8×8 grey, rescaled from 0–16 to 0–255."""
-    with files("wbcli.data").joinpath("digits.npz").open("rb") as file, np.load(file) as arrays:
-        images, labels = arrays["images"], arrays["labels"]
-    return np.rint(images[:, None] * (255 / 16)).astype(np.uint8), labels.astype(np.int64)
+
+class Content(NamedTuple):
+    """What a data set's files hold: (images, labels) of both splits, and notes for the user."""
+
+    train: Arrays
+    test: Arrays
+    class_names: list[str]
+    notes: list[str]
 
 
 def read_idx(path: Path, ndim: int) -> np.ndarray:
@@ -110,6 +114,8 @@ class _ArrayUnpickler(pickle.Unpickler):
             return lambda data, dtype, shape, order: (
                 np.frombuffer(data, dtype).reshape(shape, order=order).copy()
             )
+        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "scalar":
+            return lambda dtype, data: np.frombuffer(data, dtype)[0]  # labels as a list of these
         if (module, name) == ("numpy", "dtype"):
             return np.dtype
         if (module, name) == ("numpy", "ndarray"):
@@ -117,3 +123,21 @@ class _ArrayUnpickler(pickle.Unpickler):
         if (module, name) == ("_codecs", "encode"):
             return lambda text, _: text.encode("latin1")
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+
+def check_labels(images: np.ndarray, labels: np.ndarray, num_classes: int, where: str) -> None:
+    """Refuse labels out of range, a label short, or a class without any image.
+
+    Raises:
+        ValueError: `where` and what is wrong there.
+    """
+    if len(images) != len(labels):
+        raise ValueError(f"{where}: {len(images):,} images but {len(labels):,} labels")
+    if len(labels) and not (labels.min() >= 0 and labels.max() < num_classes):
+        raise ValueError(
+            f"{where}: expected labels from 0 to {num_classes - 1}, "
+            f"got {labels.min()} to {labels.max()}"
+        )
+    missing = np.flatnonzero(np.bincount(labels, minlength=num_classes) == 0)
+    if len(missing):
+        raise ValueError(f"{where}: no image of class {', '.join(map(str, missing[:10]))}")

@@ -1,0 +1,131 @@
+"""wbcli.SGD against torch.optim.SGD followed by a projection written out here."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import wbcli
+from wbcli import SGD
+
+PLAIN = [
+    {"momentum": 0.0, "weight_decay": 0.0},
+    {"momentum": 0.9, "weight_decay": 0.1},
+    {"momentum": 0.9, "weight_decay": 0.1, "nesterov": True},
+    {"momentum": 0.9, "weight_decay": 0.01, "dampening": 0.5},
+    {"momentum": 0.5, "maximize": True},
+]
+CONSTRAINTS = [{}, {"max_norm": 0.3}, {"unit_norm": True}]
+
+
+def head() -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(8, 5)
+
+
+def steps(layer: nn.Module, optimizer: torch.optim.Optimizer, count: int = 20, after=None) -> None:
+    """`count` steps on random batches, the same for every caller."""
+    generator = torch.Generator().manual_seed(7)
+    for _ in range(count):
+        images = torch.randn(16, 8, generator=generator)
+        labels = torch.randint(5, (16,), generator=generator)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(layer(images), labels).backward()
+        optimizer.step()
+        if after:
+            after()
+
+
+def project_plainly(weight: nn.Parameter, max_norm=None, unit_norm=False) -> None:
+    with torch.no_grad():
+        for row in weight:
+            norm = row.norm()
+            if unit_norm or (max_norm is not None and norm > max_norm):
+                row *= (1.0 if unit_norm else max_norm) / norm
+
+
+@pytest.mark.parametrize("constraint", CONSTRAINTS, ids=str)
+@pytest.mark.parametrize("plain", PLAIN, ids=str)
+def test_equals_torch_sgd_followed_by_a_projection(plain, constraint):
+    ours, theirs = head(), head()
+    steps(ours, SGD(ours.parameters(), lr=0.3, **plain, **constraint))
+    optimizer = torch.optim.SGD(theirs.parameters(), lr=0.3, **plain)
+    steps(theirs, optimizer, after=lambda: project_plainly(theirs.weight, **constraint))
+    torch.testing.assert_close(ours.weight, theirs.weight, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours.bias, theirs.bias, rtol=1e-5, atol=1e-6)
+    if constraint.get("max_norm"):
+        on_surface = wbcli.row_norms(ours.weight) > 0.3 * (1 - 1e-5)
+        assert on_surface.any(), "the constraint never bound: this test compared nothing"
+
+
+def test_one_value_per_row_is_as_many_optimisers():
+    lr, decay = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5]), torch.tensor([0.0, 0.1, 0.2, 0.3, 0.4])
+    radius = torch.tensor([0.3, 0.5, 0.7, 0.9, 9.0])
+    ours, start = head().weight, head().weight.detach()
+    grads = torch.randn(20, 5, 8, generator=torch.Generator().manual_seed(3))
+    optimizer = SGD([ours], lr=lr, momentum=0.9, weight_decay=decay, max_norm=radius)
+    for grad in grads:
+        ours.grad = grad
+        optimizer.step()
+    for k in range(5):
+        row = nn.Parameter(start[k : k + 1].clone())
+        one = torch.optim.SGD([row], lr=lr[k].item(), momentum=0.9, weight_decay=decay[k].item())
+        for grad in grads:
+            row.grad = grad[k : k + 1]
+            one.step()
+            project_plainly(row, max_norm=radius[k].item())
+        torch.testing.assert_close(ours[k : k + 1], row, rtol=1e-5, atol=1e-6)
+
+
+def test_state_dicts_are_exchanged_with_torch_sgd():
+    ours, theirs = head(), head()
+    plain = torch.optim.SGD(theirs.parameters(), lr=0.3, momentum=0.9)
+    steps(theirs, plain, 5)
+    ours.load_state_dict(theirs.state_dict())
+    constrained = SGD(ours.parameters(), lr=9.0, max_norm=0.6)
+    constrained.load_state_dict(copy.deepcopy(plain.state_dict()))
+    assert constrained.param_groups[0]["lr"] == 0.3
+    assert constrained.param_groups[0]["max_norm"] == 0.6, "the constructor's constraint is kept"
+
+    back = torch.optim.SGD(theirs.parameters(), lr=9.0)
+    back.load_state_dict(copy.deepcopy(constrained.state_dict()))
+    steps(ours, constrained)
+    steps(theirs, back, after=lambda: project_plainly(theirs.weight, max_norm=0.6))
+    torch.testing.assert_close(ours.weight, theirs.weight, rtol=1e-5, atol=1e-6)
+
+
+def test_a_hook_gives_any_optimiser_the_constraint():
+    layer = head()
+    optimizer = torch.optim.AdamW([{"params": layer.parameters(), "max_norm": 0.4}], lr=0.1)
+    optimizer.register_step_post_hook(wbcli.project)
+    steps(layer, optimizer, 5)
+    assert wbcli.row_norms(layer.weight).max() <= 0.4 * (1 + 1e-6)
+    assert layer.bias.norm() > 0.2, "the bias is left alone"
+
+
+def test_only_rows_are_constrained():
+    layer = nn.Sequential(nn.Linear(8, 5), nn.LayerNorm(5))
+    with torch.no_grad():
+        layer[1].weight.fill_(3.0)
+    steps(layer, SGD(layer.parameters(), lr=1e-3, max_norm=0.1), 2)
+    assert wbcli.row_norms(layer[0].weight).max() <= 0.1 * (1 + 1e-6)
+    assert layer[1].weight.min() > 2.9
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_norm": 1.0, "unit_norm": True}, "exclude each other"),
+        ({"max_norm": -1.0}, "max_norm must be at least 0, got -1.0"),
+        ({"max_norm": torch.ones(4)}, "one per row ([5] for a weight of shape [5, 8])"),
+        ({"lr": -0.1}, "lr must be at least 0, got -0.1"),
+        ({"weight_decay": -0.1}, "weight_decay must be at least 0"),
+        ({"momentum": -0.1}, "momentum must be at least 0"),
+        ({"nesterov": True}, "nesterov needs a momentum above 0"),
+    ],
+)
+def test_wrong_settings_are_refused_at_once(settings, message):
+    with pytest.raises(ValueError) as error:
+        SGD([head().weight], **settings)
+    assert message in str(error.value)
