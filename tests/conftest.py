@@ -1,0 +1,69 @@
+"""Files of the formats that loaders accept, made of random pixels."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wbcli import console
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch, tmp_path):
+    """Every test works in a folder of its own, at the default verbosity."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("WBCLI_DATA", "WBCLI_RUNS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(console, "verbosity", 0)
+
+
+def stamped_images(count: int, seed: int) -> np.ndarray:
+    """uint8 [count, 3072] random pixels; the first four bytes of an image hold its number."""
+    images = np.random.default_rng(seed).integers(0, 256, (count, 3072), dtype=np.uint8)
+    images[:, :4] = np.arange(count, dtype="<u4").view(np.uint8).reshape(-1, 4)
+    return images
+
+
+def stamps(images: np.ndarray) -> np.ndarray:
+    """The numbers that `stamped_images` wrote into images [N, 3, 32, 32]."""
+    return np.ascontiguousarray(images[:, 0, 0, :4]).view("<u4")[:, 0].astype(np.int64)
+
+
+def write_pickle(path: Path, content: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(pickle.dumps(content, protocol=2))
+
+
+def write_cifar100(folder: Path, per_class: int, test_per_class: int = 1) -> np.ndarray:
+    """A `cifar-100-python` folder in shuffled class order; returns the training labels."""
+    generator = np.random.default_rng(5)
+    labels = {}
+    for name, count in [("train", per_class), ("test", test_per_class)]:
+        labels[name] = generator.permutation(np.repeat(np.arange(100), count))
+        content = {b"data": stamped_images(100 * count, count)}
+        content[b"fine_labels"] = labels[name].tolist()
+        write_pickle(folder / "cifar-100-python" / name, content)
+    names = [f"thing {k}".encode() for k in range(100)]
+    write_pickle(folder / "cifar-100-python" / "meta", {b"fine_label_names": names})
+    return labels["train"]
+
+
+def write_cifar10(folder: Path, per_class: int, test_per_class: int = 1) -> np.ndarray:
+    """A `cifar-10-batches-py` folder of five batches; returns the training labels."""
+    labels = np.random.default_rng(6).permutation(np.repeat(np.arange(10), per_class))
+    images = stamped_images(10 * per_class, 1)
+    for i, part in enumerate(np.array_split(np.arange(len(labels)), 5), start=1):
+        content = {b"data": images[part], b"labels": labels[part].tolist()}
+        write_pickle(folder / "cifar-10-batches-py" / f"data_batch_{i}", content)
+    test = {b"data": stamped_images(10 * test_per_class, 2)}
+    test[b"labels"] = np.repeat(np.arange(10), test_per_class).tolist()
+    write_pickle(folder / "cifar-10-batches-py" / "test_batch", test)
+    return labels
+
+
+@pytest.fixture(scope="session")
+def cifar100(tmp_path_factory):
+    """A folder with CIFAR-100 at its full 500 images a class, and its training labels."""
+    folder = tmp_path_factory.mktemp("cifar100")
+    return folder, write_cifar100(folder, 500)
