@@ -80,9 +80,9 @@ DEFAULTS: dict[tuple[str, str, str], dict[str, Default]] = {
     ("paper", "fashionmnistlt", "stage2"): _PAPER_STAGE2 | _defaults("s", **_FASHION_STAGE2),
     ("paper", "digitslt", "stage1"): _PAPER_STAGE1
     | _defaults("o", arch="resnet8")
-    | _defaults("s", epochs=200, wd=5e-3),
+    | _defaults("s", epochs=100, batch_size=16, lr=0.05, wd=2e-3),
     ("paper", "digitslt", "stage2"): _PAPER_STAGE2
-    | _defaults("s", epochs=50, lr=0.01, wd=5e-3, loss="cb", maxnorm=0.1),
+    | _defaults("s", epochs=10, lr=0.01, wd=5e-4, loss="cb", maxnorm=0.1),
     ("released", "cifar100lt", "stage1"): _RELEASED_STAGE1,
     ("released", "cifar100lt", "stage2"): _RELEASED_STAGE2,
     ("released", "cifar10lt", "stage1"): _RELEASED_STAGE1,

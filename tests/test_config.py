@@ -1,0 +1,196 @@
+"""Settings: what fills what was not given, what is refused, and the schedule."""
+
+import math
+from dataclasses import asdict, replace
+
+import pytest
+
+from wbcli import config
+
+
+def stage1(**options):
+    return config.resolve_stage1({"dataset": "cifar100lt", "data_dir": "data"} | options)
+
+
+def stage2(parent=None, **options):
+    return config.resolve_stage2(parent or stage1(), "parent", options)
+
+
+def test_charter_commands_have_the_known_values():
+    """wbcli stage1 cifar100lt --wd 5e-3, then stage2 --maxnorm 0.1, as method.md tells."""
+    first = stage1(wd=5e-3)
+    assert (first.arch, first.epochs, first.batch_size, first.lr) == ("resnet34", 200, 64, 0.01)
+    assert (first.loss, first.momentum, first.imbalance_factor) == ("ce", 0.9, 100)
+    second = stage2(first, maxnorm=0.1)
+    assert (second.loss, second.wd, second.maxnorm) == ("cb-bce", 0.1, 0.1)
+    assert (second.lr, second.epochs, second.project, second.layers) == (0.01, 10, "step", 1)
+    assert (second.frozen_batch_norm, second.checkpoint, second.tta) == ("eval", "last", False)
+
+
+def test_the_released_recipe_follows_the_authors_code():
+    first = stage1(recipe="released")
+    assert (first.arch, first.epochs, first.wd) == ("resnet34", 320, 5e-3)
+    assert (first.init, first.schedule) == ("conv-default", "to-zero")
+    assert (first.checkpoint, first.tta) == ("best-on-test", True)
+    second = stage2(first)
+    assert second.recipe == "released", "inherited from stage 1"
+    assert (second.loss, second.wd, second.maxnorm) == ("cb-bce", 0.1, 0.1)
+    assert (second.project, second.frozen_batch_norm) == ("epoch", "train")
+    assert (second.checkpoint, second.tta, second.schedule) == ("best-on-test", True, "to-zero")
+
+
+def test_every_recipe_covers_every_data_set_and_stage_with_the_same_settings():
+    for stage in ("stage1", "stage2"):
+        tables = [table for key, table in config.DEFAULTS.items() if key[2] == stage]
+        assert len(tables) == 2 * 4
+        common = {"batch_size", "lr", "momentum", "epochs", "loss", "wd", "checkpoint", "tta"}
+        assert all(common <= set(table) for table in tables)
+    sources = {d.source for table in config.DEFAULTS.values() for d in table.values()}
+    assert sources == set(config.SOURCES)
+
+
+def test_data_sets_with_ten_classes_do_not_take_the_released_loss_scale():
+    for dataset in ("digitslt", "fashionmnistlt", "cifar10lt"):
+        second = stage2(stage1(dataset=dataset))
+        assert second.loss == "cb"
+        assert second.wd < 0.1
+
+
+def test_options_win_over_the_recipe():
+    assert stage1(lr=0.5, epochs=3, arch="resnet32").lr == 0.5
+    assert stage2(wd=0.0).wd == 0.0
+
+
+def test_stage2_inherits_the_data_and_the_seed():
+    parent = stage1(seed=5, imbalance_factor=50.0, subset="shuffled", val_per_class=3)
+    child = stage2(parent)
+    for key in ("seed", "imbalance_factor", "subset", "val_per_class", "arch", "data_dir"):
+        assert getattr(child, key) == getattr(parent, key)
+    assert child.parent == "parent"
+    assert stage2(parent, seed=6).seed == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "constraint", "maxnorm"),
+    [
+        ({}, "max_norm", 0.1),
+        ({"maxnorm": 0.3}, "max_norm", 0.3),
+        ({"maxnorm": "none"}, None, None),
+        ({"radius": 2.0}, "max_norm", None),
+        ({"unit_norm": True}, "unit_norm", None),
+    ],
+)
+def test_a_constraint_given_replaces_the_default_one(options, constraint, maxnorm):
+    settings = stage2(**options)
+    assert settings.constraint() == constraint
+    assert settings.maxnorm == maxnorm
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"wd": -1.0}, "--wd must be a finite number at least 0, got -1"),
+        ({"wd": math.nan}, "--wd must be a finite number at least 0, got nan"),
+        ({"lr": 0.0}, "--lr must be a finite number above 0, got 0"),
+        ({"lr": math.inf}, "--lr must be a finite number above 0, got inf"),
+        ({"momentum": 1.0}, "--momentum must be a finite number at least 0 and below 1, got 1"),
+        ({"epochs": 0}, "--epochs must be a finite number at least 1, got 0"),
+        ({"batch_size": 1}, "--batch-size must be a finite number at least 2, got 1"),
+        ({"imbalance_factor": 0.9}, "--imbalance-factor must be a finite number at least 1"),
+        ({"val_per_class": -1}, "--val-per-class must be a finite number at least 0, got -1"),
+        ({"radius": 0.0}, "--radius must be a finite number above 0, got 0"),
+        ({"bottleneck": 0}, "--bottleneck must be a finite number at least 1, got 0"),
+        ({"seed": -1}, "--seed must be a finite number at least 0"),
+        ({"radius": 1.0, "unit_norm": True}, "--radius and --unit-norm exclude each other"),
+        ({"dataset": "mnist"}, "unknown data set 'mnist'"),
+    ],
+)
+def test_stage1_settings_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError) as error:
+        stage1(**options)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"maxnorm": 1.1}, "--maxnorm must be a finite number at least 0 and at most 1, got 1.1"),
+        ({"maxnorm": -0.1}, "--maxnorm must be a finite number at least 0 and at most 1"),
+        ({"maxnorm": 0.1, "radius": 1.0}, "--maxnorm and --radius exclude each other"),
+        ({"maxnorm": 0.1, "unit_norm": True}, "--maxnorm and --unit-norm exclude each other"),
+        ({"arch": "resnet32"}, "the stage-1 run has resnet34, which stage 2 cannot change"),
+        ({"val_per_class": 5}, "--val-per-class 5: the stage-1 run has 0"),
+    ],
+)
+def test_stage2_settings_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError) as error:
+        stage2(**options)
+    assert message in str(error.value)
+
+
+def test_the_data_may_change_in_stage2_only_without_validation_images():
+    assert stage2(imbalance_factor=10.0).imbalance_factor == 10
+    with pytest.raises(ValueError, match=r"--imbalance-factor 10\.0: the stage-1 run has 100"):
+        stage2(stage1(val_per_class=2), imbalance_factor=10.0)
+
+
+def test_normalize_keeps_the_parents_settings_and_checks_tau():
+    parent = stage1(recipe="released")
+    settings = config.resolve_normalize(parent, "parent", {"tau": 1.9})
+    assert (settings.stage, settings.tau, settings.parent) == ("normalize", 1.9, "parent")
+    assert (settings.arch, settings.checkpoint, settings.tta) == ("resnet34", "best-on-test", True)
+    with pytest.raises(ValueError, match="--tau must be a finite number at least 0, got -1"):
+        config.resolve_normalize(parent, "parent", {"tau": -1.0})
+
+
+def test_cosine_by_hand():
+    """Four epochs from 1: cos 0, π/4, π/2, 3π/4; `to-zero` starts at the second value."""
+    values = [1, (1 + 2**-0.5) / 2, 0.5, (1 - 2**-0.5) / 2]
+    from_lr = stage1(lr=1.0, epochs=4)
+    assert [from_lr.lr_at(e) for e in range(4)] == pytest.approx(values)
+    to_zero = replace(from_lr, schedule="to-zero")
+    assert [to_zero.lr_at(e) for e in range(4)] == pytest.approx([*values[1:], 0])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "has_bf16", "precision"),
+    [
+        ("auto", "cpu", False, "fp32"),
+        ("auto", "cuda", True, "bf16"),
+        ("auto", "cuda", False, "fp32"),
+        ("tf32", "cuda", True, "tf32"),
+        ("bf16", "cpu", False, "bf16"),
+    ],
+)
+def test_precision(wanted, device, has_bf16, precision):
+    assert config.resolve_precision(wanted, device, has_bf16) == precision
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "message"),
+    [("tf32", "cpu", "needs a CUDA device"), ("bf16", "cuda", "this GPU does not have it")],
+)
+def test_a_precision_that_is_not_there_is_refused(wanted, device, message):
+    with pytest.raises(ValueError, match=message):
+        config.resolve_precision(wanted, device, False)
+
+
+def test_a_config_survives_its_file():
+    settings = stage2(maxnorm=0.2)
+    assert config.from_dict(asdict(settings) | {"run": "name", "created": 1.0}) == settings
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda values: values.pop("arch"), "config.json lacks arch"),
+        (lambda values: values.update(wd="much"), "holds a value of the wrong type"),
+        (lambda values: values.update(wd=-1), "--wd must be"),
+    ],
+)
+def test_a_damaged_config_is_refused(change, message):
+    values = asdict(stage1())
+    change(values)
+    with pytest.raises(ValueError) as error:
+        config.from_dict(values)
+    assert message in str(error.value)

@@ -1,0 +1,122 @@
+"""Metrics against numbers worked out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from wbcli import evaluate
+
+# Five images of three classes (the third has none), probabilities as the table says:
+#   label  p0    p1    p2   prediction  right  confidence → bin of 15 (width 1/15)
+#   0      0.5   0.3   0.2      0        yes    0.5  → 8th
+#   0      0.1   0.7   0.2      1        no     0.7  → 11th
+#   0      0.8   0.1   0.1      0        yes    0.8  → 12th
+#   1      0.25  0.72  0.03     1        yes    0.72 → 11th
+#   1      0.19  0.2   0.61     2        no     0.61 → 10th
+PROBABILITIES = [
+    [0.5, 0.3, 0.2],
+    [0.1, 0.7, 0.2],
+    [0.8, 0.1, 0.1],
+    [0.25, 0.72, 0.03],
+    [0.19, 0.2, 0.61],
+]
+LABELS = torch.tensor([0, 0, 0, 1, 1])
+
+
+class Table(nn.Module):
+    """A network whose logits are its images' first pixels."""
+
+    def forward(self, images):
+        return images[:, :, 0, 0]
+
+
+def as_batches(probabilities, sizes=(2, 3)):
+    images = torch.tensor(probabilities, dtype=torch.float64).log().float()[:, :, None, None]
+    return list(zip(images.split(sizes), LABELS.split(sizes), strict=True))
+
+
+@pytest.fixture
+def metrics():
+    return evaluate.measure(Table(), as_batches(PROBABILITIES), 3)
+
+
+def test_accuracy_by_class(metrics):
+    assert metrics["num_images"] == 5
+    assert metrics["images"].tolist() == [3, 2, 0]
+    np.testing.assert_allclose(metrics["accuracy"], [200 / 3, 50, math.nan])
+
+
+def test_nll_is_the_mean_over_images(metrics):
+    by_hand = -sum(math.log(p) for p in (0.5, 0.1, 0.8, 0.72, 0.2)) / 5
+    assert metrics["nll"] == pytest.approx(by_hand, rel=1e-6)
+
+
+def test_marginal_likelihood_is_the_mean_probability_over_all_images(metrics):
+    expected = np.mean(PROBABILITIES, axis=0)
+    np.testing.assert_allclose(metrics["marginal_likelihood"], expected, rtol=1e-6)
+
+
+def test_macro_f1_is_the_mean_over_classes_with_images(metrics):
+    """F1 = 2·hits/(images + predictions): 4/(3 + 2) and 2/(2 + 2)."""
+    assert metrics["macro_f1"] == pytest.approx(100 * (4 / 5 + 2 / 4) / 2)
+
+
+def test_ece_weighs_each_bin_by_its_images(metrics):
+    """The 11th bin holds 0.7 (wrong) and 0.72 (right); the other bins one image each."""
+    gaps = [1 - 0.5, abs(1 - (0.7 + 0.72)), 1 - 0.8, 0.61]
+    assert metrics["ece"] == pytest.approx(100 * sum(gaps) / 5, rel=1e-5)
+
+
+def test_top5_of_three_classes_is_everything(metrics):
+    assert metrics["top5"] == 100
+
+
+def test_top5_is_the_mean_over_classes():
+    """Seven classes: the label is among the best five, and then it is not."""
+    logits = torch.tensor([[1.0, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, 5, 6, 7], [7, 6, 5, 4, 3, 2, 1]])
+    batch = [(logits[:, :, None, None], torch.tensor([2, 1, 1]))]
+    assert evaluate.measure(Table(), batch, 7)["top5"] == pytest.approx((100 + 50) / 2)
+
+
+def test_a_temperature_divides_the_logits():
+    hot = evaluate.measure(Table(), as_batches(PROBABILITIES), 3, temperature=2.0)
+    roots = np.sqrt(PROBABILITIES)
+    roots /= roots.sum(1, keepdims=True)
+    by_hand = -np.log(roots[np.arange(5), LABELS]).mean()
+    assert hot["nll"] == pytest.approx(by_hand, rel=1e-6)
+
+
+def test_tta_averages_the_logits_of_image_and_mirror_image():
+    images = torch.zeros(1, 2, 1, 2)
+    images[0, :, 0, 0], images[0, :, 0, 1] = torch.tensor([3.0, 0.0]), torch.tensor([1.0, 8.0])
+    assert evaluate.logits_of(Table(), images, tta=False).tolist() == [[3, 0]]
+    assert evaluate.logits_of(Table(), images, tta=True).tolist() == [[2, 4]]
+
+
+def test_group_means_leave_out_classes_without_test_images_and_empty_groups():
+    accuracy = np.array([80.0, 60.0, math.nan, 10.0])
+    groups = {
+        "many": np.array([True, True, False, False]),
+        "medium": np.array([False, False, True, True]),
+        "few": np.array([False] * 4),
+    }
+    means = evaluate.group_means(accuracy, groups)
+    assert means == {"all": 50.0, "many": 70.0, "medium": 10.0, "few": None}
+
+
+def test_the_fitted_temperature_is_the_one_the_logits_were_multiplied_by():
+    """Labels drawn from softmax(z); logits 4·z are best at T = 4."""
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(20_000, 4, generator=generator)
+    labels = torch.multinomial(z.softmax(1), 1, generator=generator)[:, 0]
+    batches = [(4 * z[:, :, None, None], labels)]
+    assert evaluate.fit_temperature(Table(), batches) == pytest.approx(4, rel=0.05)
+
+
+def test_the_temperature_of_tiny_logits_is_tiny():
+    z = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])  # ln 3 apart is best
+    batches = [(1e-3 * z[:, :, None, None], torch.tensor([0, 0, 1, 1]))]
+    assert evaluate.fit_temperature(Table(), batches) == pytest.approx(1e-3 / math.log(3), rel=1e-3)

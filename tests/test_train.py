@@ -1,0 +1,274 @@
+"""Training on the digits: both stages, their constraints, determinism, resuming."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from wbcli import config, data, models, runs, stages
+from wbcli.balance import relative_radius
+from wbcli.data.batches import draw_epoch
+from wbcli.losses import class_balanced_weights
+
+CPU = torch.device("cpu")
+
+
+def train(name: str, settings: config.Config, listener=None) -> tuple[runs.Run, dict[str, Tensor]]:
+    """Train a run of these settings; returns it and its weights."""
+    run = runs.named(Path("runs"), name)
+    if not run.started:
+        run = runs.create(Path("runs"), settings, name)
+    stages.train(settings, run, data.for_run(settings), CPU, Path("runs"), listener)
+    return run, run.load_weights()
+
+
+def stage1(**options) -> config.Config:
+    defaults = {"dataset": "digitslt", "data_dir": "data", "epochs": 2}
+    return config.resolve_stage1(defaults | options)
+
+
+def stage2(parent: runs.Run, **options) -> config.Config:
+    return config.resolve_stage2(parent.config(), parent.name, {"epochs": 2} | options)
+
+
+def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.fixture
+def parent() -> runs.Run:
+    return train("parent", stage1())[0]
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not():
+    first, again, other = (
+        train(name, stage1(seed=seed))[1] for name, seed in [("a", 3), ("b", 3), ("c", 4)]
+    )
+    assert equal(first, again)
+    assert not equal(first, other)
+
+
+def test_every_epoch_leaves_its_metrics():
+    run, weights = train("run", stage1(val_per_class=2))
+    rows = run.metrics()
+    assert [row["epoch"] for row in rows] == [1, 2]
+    last = rows[-1]
+    assert last["lr"] == pytest.approx(run.config().lr / 2)
+    for key in ("train_loss", "test_loss", "val_loss", "train_accuracy", "images_per_second"):
+        assert math.isfinite(last[key])
+    assert set(last["accuracy"]) == {"all", "many", "medium", "few"}
+    assert len(last["per_class_accuracy"]) == len(last["val_per_class_accuracy"]) == 10
+    assert last["accuracy"]["all"] == pytest.approx(sum(last["per_class_accuracy"]) / 10)
+    norms = weights["classifier.weight"].norm(dim=1).tolist()
+    assert last["row_norms"] == pytest.approx(norms, rel=1e-5)
+
+
+def test_the_files_of_a_run():
+    run, weights = train("run", stage1(val_per_class=2))
+    state = torch.load(run.path / "checkpoint.pt", weights_only=True)
+    assert state["epoch"] == 2
+    assert equal(weights, state["model"])
+    best = torch.load(run.path / "best.pt", weights_only=True)
+    assert best["accuracy"] == max(row["val_accuracy"]["all"] for row in run.metrics())
+    record = run.record()
+    assert record["kernels"] == "torch"
+    assert record["device"] == "cpu"
+    assert set(record["versions"]) == {"wbcli", "python", "torch"}
+
+
+def test_without_validation_images_no_epoch_is_the_best():
+    run, _ = train("run", stage1())
+    assert not (run.path / "best.pt").exists()
+
+
+def test_the_released_recipe_keeps_the_epoch_that_is_best_on_the_test_set():
+    run, _ = train("run", stage1(recipe="released", epochs=3, lr=0.05))
+    accuracies = [row["accuracy"]["all"] for row in run.metrics()]
+    best = torch.load(run.path / "best.pt", weights_only=True)
+    assert best["accuracy"] == max(accuracies)
+    assert best["epoch"] == accuracies.index(max(accuracies)) + 1
+
+
+@pytest.mark.parametrize("stop", ["between epochs", "within an epoch"])
+def test_a_run_that_was_stopped_continues_as_if_it_never_was(stop):
+    whole = train("whole", stage1(epochs=3))[1]
+
+    def interrupt(progress):
+        seen.append(progress)
+        if len(seen) == (1 if stop == "between epochs" else 25):
+            raise KeyboardInterrupt
+
+    seen: list = []
+    name = "on_epoch" if stop == "between epochs" else "on_batch"  # 18 batches are an epoch
+    with pytest.raises(KeyboardInterrupt):
+        train("stopped", stage1(epochs=3), stages.Listener(**{name: interrupt}))
+    run = runs.Run(Path("runs") / "stopped")
+    assert not run.finished
+    assert run.epochs_done() == 1
+    assert equal(whole, train("stopped", stage1(epochs=3))[1])
+    assert [row["epoch"] for row in run.metrics()] == [1, 2, 3]
+
+
+def test_a_line_of_metrics_without_its_checkpoint_is_trained_again():
+    """A kill between the two writes of an epoch."""
+    with pytest.raises(KeyboardInterrupt):
+        train("run", stage1(epochs=3), stages.Listener(on_epoch=_interrupt))
+    run = runs.Run(Path("runs") / "run")
+    run.append_metrics(run.metrics()[0] | {"epoch": 2})
+    train("run", stage1(epochs=3))
+    assert [row["epoch"] for row in run.metrics()] == [1, 2, 3]
+
+
+def _interrupt(row):
+    raise KeyboardInterrupt
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_epoch():
+    with pytest.raises(KeyboardInterrupt):
+        train("run", stage1(), stages.Listener(on_epoch=_interrupt))
+    run = runs.Run(Path("runs") / "run")
+    before = (run.path / "checkpoint.pt").read_bytes()
+    with pytest.raises(ArithmeticError, match=r"became nan in epoch 2 .* lower --lr or --wd"):
+        train("run", stage1(lr=1e30))
+    assert (run.path / "checkpoint.pt").read_bytes() == before
+    assert not run.finished
+
+
+@pytest.mark.parametrize("project", ["step", "epoch"])
+def test_stage1_under_a_radius_ends_every_epoch_inside_it(project):
+    run, weights = train("run", stage1(radius=0.3, project=project))
+    assert weights["classifier.weight"].norm(dim=1).max() <= 0.3 * (1 + 1e-6)
+    for row in run.metrics():
+        assert max(row["row_norms"]) <= 0.3 * (1 + 1e-6)
+        assert row["radius"] == 0.3
+        on_surface = sum(norm >= 0.3 * (1 - 1e-5) for norm in row["row_norms"])
+        assert row["clipped_fraction"] == pytest.approx(on_surface / 10)
+    assert row["clipped_fraction"] > 0
+
+
+def test_stage1_with_unit_norm_keeps_rows_at_length_1():
+    run, _ = train("run", stage1(unit_norm=True))
+    for row in run.metrics():
+        assert row["row_norms"] == pytest.approx([1.0] * 10, rel=1e-5)
+        assert row["clipped_fraction"] is None
+
+
+def test_a_bottleneck_network_trains_and_is_read_again():
+    run, weights = train("run", stage1(bottleneck=2))
+    assert weights["classifier.weight"].shape == (10, 2)
+    network = run.network(data.for_run(run.config()))
+    assert equal(weights, network.state_dict())
+
+
+@pytest.mark.parametrize("layers", [1, 2, 5])
+def test_stage2_trains_the_last_layers_and_nothing_else(parent, layers):
+    before = parent.load_weights()
+    run, after = train("child", stage2(parent, layers=layers))
+    network = parent.network(data.for_run(parent.config()))
+    models.freeze_all_but(network, models.last_layers(network, layers))
+    trained = {name.rsplit(".", 1)[0] for name, p in network.named_parameters() if p.requires_grad}
+    for key, value in after.items():
+        if "num_batches" not in key:
+            assert torch.equal(value, before[key]) == (key.rsplit(".", 1)[0] not in trained), key
+    radius = run.metrics()[-1]["radius"]
+    assert radius if layers == 1 else len(radius) == layers
+
+
+def test_stage2_places_its_radius_between_the_rows_of_stage1(parent):
+    run, _ = train("child", stage2(parent, maxnorm=0.25))
+    norms = parent.metrics()[-1]["row_norms"]
+    expected = min(norms) + 0.25 * (max(norms) - min(norms))
+    assert [row["radius"] for row in run.metrics()] == pytest.approx([expected] * 2, rel=1e-6)
+
+
+def test_stage2_leaves_its_parent_unchanged(parent):
+    files = {path: path.read_bytes() for path in parent.path.iterdir()}
+    train("child", stage2(parent))
+    assert {path: path.read_bytes() for path in parent.path.iterdir()} == files
+
+
+def test_a_stage2_that_was_stopped_keeps_its_radius(parent):
+    """The radius comes from stage 1, not from the rows it is resumed with."""
+    whole = train("whole", stage2(parent, epochs=3))[1]
+    with pytest.raises(KeyboardInterrupt):
+        train("stopped", stage2(parent, epochs=3), stages.Listener(on_epoch=_interrupt))
+    assert equal(whole, train("stopped", stage2(parent, epochs=3))[1])
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_frozen_batch_norm_statistics_move_only_under_the_released_recipe(parent, mode):
+    recipe = {"eval": "paper", "train": "released"}[mode]
+    before = parent.load_weights()
+    after = train("child", stage2(parent, recipe=recipe))[1]
+    statistics = [key for key in before if "running_" in key]
+    assert all(torch.equal(before[key], after[key]) == (mode == "eval") for key in statistics)
+
+
+def test_normalize_divides_rows_by_a_power_of_their_norm(parent):
+    settings = config.resolve_normalize(parent.config(), "parent", {"tau": 1.9})
+    run = runs.create(Path("runs"), settings, None)
+    dataset = data.for_run(settings)
+    stages.normalize(settings, run, parent, dataset, CPU)
+    before, after = parent.load_weights(), run.load_weights()
+    rows = before.pop("classifier.weight")
+    expected = torch.stack([row / row.norm() ** 1.9 for row in rows])
+    torch.testing.assert_close(after.pop("classifier.weight"), expected)
+    assert equal(before, after)
+
+
+def plain_released_stage2(network, dataset, settings: config.Config, radius: float) -> list[int]:
+    """The authors' stage 2 written out, float64 from the features on; rows clipped each epoch."""
+    weight, bias = (p.detach().double() for p in network.classifier.parameters())
+    images = torch.from_numpy(dataset.train.images).float() / 255
+    images = (images - dataset.source.mean[0]) / dataset.source.std[0]
+    black = -dataset.source.mean[0] / dataset.source.std[0]
+    padded = torch.nn.functional.pad(images, (1, 1, 1, 1), value=black)
+    labels = torch.from_numpy(dataset.train.labels)
+    class_weights = class_balanced_weights(dataset.class_counts)
+    momentum_w, momentum_b = torch.zeros_like(weight), torch.zeros_like(bias)
+    network.train()
+    clipped = []
+    for epoch in range(settings.epochs):
+        lr = settings.lr * (1 + math.cos(math.pi * (epoch + 1) / settings.epochs)) / 2
+        draws = draw_epoch(len(labels), 1, False, settings.seed, epoch)
+        for index, top, left, _ in draws.split(settings.batch_size, dim=1):
+            crops = [
+                padded[i, :, t : t + 8, x : x + 8] for i, t, x in zip(index, top, left, strict=True)
+            ]
+            with torch.no_grad():
+                features = network.backbone(torch.stack(crops)).double()
+            w, b = weight.requires_grad_(), bias.requires_grad_()
+            p = torch.softmax(features @ w.T + b, 1)
+            y = labels[index]
+            hot = torch.eye(10, dtype=torch.float64)[y]
+            entropies = -(hot * p.log() + (1 - hot) * (1 - p).log())
+            (class_weights[y][:, None] * entropies).mean().backward()
+            with torch.no_grad():
+                momentum_w = 0.9 * momentum_w + w.grad + settings.wd * w
+                momentum_b = 0.9 * momentum_b + b.grad + settings.wd * b
+                weight, bias = w - lr * momentum_w, b - lr * momentum_b
+        norms = weight.norm(dim=1)
+        clipped.append(int((norms > radius).sum()))
+        weight = weight * (radius / norms).clamp(max=1)[:, None]
+    with torch.no_grad():
+        network.classifier.weight.copy_(weight)
+        network.classifier.bias.copy_(bias)
+    return clipped
+
+
+def test_released_stage2_equals_a_plainly_written_one():
+    """20 steps, four epochs of five batches. Worst difference measured: 4.8e-7; allowed: 1e-6."""
+    parent, _ = train("parent", stage1(recipe="released", epochs=3, lr=0.05))
+    settings = stage2(parent, epochs=4, wd=1e-3, lr=2.0)
+    assert (settings.loss, settings.project, settings.maxnorm) == ("cb-bce", "epoch", 0.1)
+    dataset = data.for_run(settings)
+    assert math.ceil(len(dataset.train.labels) / settings.batch_size) * settings.epochs == 20
+    network = parent.network(dataset, "best")
+    radius = relative_radius(network.classifier.weight, 0.1)
+    clipped = plain_released_stage2(network, dataset, settings, radius)
+    assert min(clipped[:-1]) >= 4, f"MaxNorm clipped {clipped} of 10 rows: it must bind"
+    after = train("child", settings)[1]
+    for key, value in network.state_dict().items():
+        torch.testing.assert_close(after[key], value, rtol=1e-5, atol=1e-6, msg=key)
