@@ -87,9 +87,11 @@ DEFAULTS: dict[tuple[str, str, str], dict[str, Default]] = {
     ("released", "cifar100lt", "stage2"): _RELEASED_STAGE2,
     ("released", "cifar10lt", "stage1"): _RELEASED_STAGE1,
     ("released", "cifar10lt", "stage2"): _RELEASED_STAGE2,
-    ("released", "fashionmnistlt", "stage1"): _RELEASED_STAGE1 | _defaults("o", arch="resnet20"),
+    ("released", "fashionmnistlt", "stage1"): _RELEASED_STAGE1
+    | _defaults("o", arch="resnet20", init="he"),
     ("released", "fashionmnistlt", "stage2"): _RELEASED_STAGE2,
-    ("released", "digitslt", "stage1"): _RELEASED_STAGE1 | _defaults("o", arch="resnet8"),
+    ("released", "digitslt", "stage1"): _RELEASED_STAGE1
+    | _defaults("o", arch="resnet8", init="he"),
     ("released", "digitslt", "stage2"): _RELEASED_STAGE2,
 }
 

@@ -61,7 +61,7 @@ class Progress:
     """Progress of a training: a live bar on a terminal, a line for each epoch on a pipe."""
 
     def __init__(self, epochs: int, first_epoch: int, images_per_epoch: int):
-        self.epochs, self.images = epochs, images_per_epoch
+        self.epochs = epochs
         self.bar = self.task = None
         if verbosity >= 0 and sys.stderr.isatty():
             self.bar, self.task = _bar(epochs * images_per_epoch, first_epoch * images_per_epoch)
@@ -81,7 +81,9 @@ class Progress:
 
     def on_epoch(self, row: dict[str, Any]) -> None:
         if self.bar:
-            self.bar.update(self.task, description=_describe(row, self.epochs))
+            text = f"epoch {row['epoch']}/{self.epochs}  loss {row['train_loss']:.4f}  "
+            text += f"test {format_cell(row['accuracy']['all'])}"
+            self.bar.update(self.task, description=text)
         else:
             say(f"{_describe(row, self.epochs)}  {row['images_per_second']:.0f} images/s")
 
@@ -106,7 +108,7 @@ def _bar(total: int, done: int):
 
     bar = Progress(
         TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=20),
+        BarColumn(bar_width=12),
         SpeedColumn(),
         TimeRemainingColumn(),
         console=_console(sys.stderr),
