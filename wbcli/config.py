@@ -67,7 +67,7 @@ _RELEASED_STAGE2 = _RELEASED_COMMON | _defaults(
     layers=1,
     frozen_batch_norm="train",
 )
-_FASHION_STAGE2 = {"epochs": 10, "lr": 0.01, "wd": 5e-3, "loss": "cb", "maxnorm": 0.1}
+_FASHION_STAGE2 = {"epochs": 10, "lr": 0.01, "wd": 5e-4, "loss": "cb", "maxnorm": 0.1}
 
 DEFAULTS: dict[tuple[str, str, str], dict[str, Default]] = {
     ("paper", "cifar100lt", "stage1"): _PAPER_STAGE1,
@@ -76,7 +76,7 @@ DEFAULTS: dict[tuple[str, str, str], dict[str, Default]] = {
     ("paper", "cifar10lt", "stage2"): _PAPER_STAGE2 | _defaults("f", **_FASHION_STAGE2),
     ("paper", "fashionmnistlt", "stage1"): _PAPER_STAGE1
     | _defaults("o", arch="resnet20", epochs=20)
-    | _defaults("s", wd=5e-3),
+    | _defaults("s", wd=5e-4),
     ("paper", "fashionmnistlt", "stage2"): _PAPER_STAGE2 | _defaults("s", **_FASHION_STAGE2),
     ("paper", "digitslt", "stage1"): _PAPER_STAGE1
     | _defaults("o", arch="resnet8")

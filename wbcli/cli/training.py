@@ -264,7 +264,7 @@ def _report(run: runs.Run, rows: list[dict], limits: dict, as_json: bool) -> Non
         ["run", "many", "medium", "few", "all"],
         [[run.name, *[accuracy[key] for key in ("many", "medium", "few", "all")]]],
         f"test accuracy in per cent, mean over classes, last epoch; many: over {limits['many']} "
-        f"training images, few: under {limits['few']}; {seconds:.1f} s of training",
+        f"training images, few: under {limits['few']}; {seconds:.1f} s",
     )
 
 
