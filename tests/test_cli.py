@@ -289,6 +289,26 @@ def test_the_best_checkpoint_needs_validation_images(wbcli, trained):
     assert "train stage 1 with --val-per-class N" in split.err
 
 
+def test_files_where_folders_belong_are_named(wbcli):
+    Path("file").touch()
+    result = wbcli("stage1", "digitslt", "--runs-dir", "file")
+    assert (result.code, result.out) == (2, "")
+    assert "--runs-dir file: expected a folder, this is a file" in result.err
+    result = wbcli("data", "show", "cifar10lt", "--data-dir", "file")
+    assert (result.code, result.out) == (1, "")
+    assert "--data-dir file: expected a folder, this is a file" in result.err
+
+
+def test_a_finished_run_without_its_metrics_can_still_be_measured(wbcli, trained):
+    Path("runs/first/metrics.jsonl").unlink()
+    same = ("stage1", "digitslt", *SHORT, "--val-per-class", "2", "--name", "first", "--resume")
+    result = wbcli(*same)
+    assert result.code == 1
+    assert "metrics.jsonl is missing or damaged" in result.err
+    assert "measure them with wbcli eval first" in result.err
+    assert wbcli("eval", "first").code == 0
+
+
 def in_a_process(*args: str, **options) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-m", "wbcli", *args],

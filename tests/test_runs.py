@@ -110,12 +110,16 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
 
 def test_a_torn_last_line_of_metrics_is_left_out():
     run = made("mine")
-    for epoch in (1, 2):
-        run.append_metrics({"epoch": epoch})
+    rows = [{"epoch": epoch, "seconds": 1.0, "accuracy": {}} for epoch in (1, 2)]
+    for row in rows:
+        run.append_metrics(row)
     with (run.path / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 3, "lr"')
     assert run.epochs_done() == 2
-    assert run.metrics() == [{"epoch": 1}, {"epoch": 2}]
+    assert run.metrics() == rows
+    for damage in ("null\n", "{}\n"):
+        (run.path / "metrics.jsonl").write_text(damage)
+        assert run.metrics() == []
 
 
 def test_results_of_other_splits_are_kept():
@@ -129,6 +133,13 @@ def test_results_of_other_splits_are_kept():
     }
 
 
+def test_a_damaged_result_is_replaced():
+    run = made("mine")
+    (run.path / "result.json").write_text("[")
+    run.write_result("test", {"nll": 3})
+    assert json.loads((run.path / "result.json").read_text()) == {"test": {"nll": 3}}
+
+
 class Hostile:
     def __reduce__(self):
         return os.mkdir, ("owned",)
@@ -136,8 +147,12 @@ class Hostile:
 
 def test_checkpoints_hold_tensors_and_containers_only():
     run = made("mine")
-    run.save_state("checkpoint.pt", {"epoch": 3, "model": {"w": torch.ones(2)}})
-    assert run.load_state("checkpoint.pt")["epoch"] == 3
+    state = {"epoch": 3, "model": {"w": torch.ones(2)}, "accuracy": 5.0}
+    run.save_state("best.pt", state)
+    assert run.load_state("best.pt")["epoch"] == 3
+    run.save_state("checkpoint.pt", state)
+    with pytest.raises(ValueError, match=r"checkpoint.pt lacks best, optimizer, radii"):
+        run.load_state("checkpoint.pt")
     torch.save(Hostile(), run.path / "checkpoint.pt")
     with pytest.raises(ValueError, match=r"checkpoint.pt cannot be read"):
         run.load_state("checkpoint.pt")

@@ -16,6 +16,10 @@ from typing import Any
 from wbcli.config import Config, from_dict
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+STATES = {  # what the two checkpoints hold
+    "checkpoint.pt": {"epoch", "model", "optimizer", "radii", "best"},
+    "best.pt": {"epoch", "model", "accuracy"},
+}
 
 
 @dataclass(frozen=True)
@@ -47,14 +51,17 @@ class Run:
             raise ValueError(f"run {self.name}: {error}") from error
 
     def metrics(self) -> list[dict[str, Any]]:
-        """A dict for each finished epoch; a torn last line is left out."""
+        """A dict for each finished epoch, up to the first torn or damaged line."""
         path = self.path / "metrics.jsonl"
         rows = []
         for line in path.read_text().splitlines() if path.is_file() else []:
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line)
             except ValueError:
                 break
+            if not isinstance(row, dict) or not {"epoch", "seconds", "accuracy"} <= row.keys():
+                break
+            rows.append(row)
         return rows
 
     def epochs_done(self) -> int:
@@ -81,7 +88,11 @@ class Run:
     def write_result(self, split: str, result: dict[str, Any]) -> None:
         """Replace what result.json says of `split`."""
         path = self.path / "result.json"
-        write_json(path, (read_json(path) if path.is_file() else {}) | {split: result})
+        try:
+            before = read_json(path)
+        except (FileNotFoundError, ValueError):  # a damaged one has nothing left to keep
+            before = {}
+        write_json(path, before | {split: result})
 
     def save_state(self, name: str, state: dict[str, Any]) -> None:
         """Write `checkpoint.pt` or `best.pt`: tensors and plain containers only."""
@@ -95,7 +106,8 @@ class Run:
         import torch
 
         try:
-            return torch.load(self.path / name, map_location="cpu", weights_only=True)
+            state = torch.load(self.path / name, map_location="cpu", weights_only=True)
+            missing = STATES[name] - state.keys()
         except FileNotFoundError:
             raise ValueError(f"run {self.name} has no {name}") from None
         except OSError:
@@ -103,6 +115,9 @@ class Run:
         except Exception as error:  # a damaged or hostile file can raise anything
             reason = str(error).splitlines()[0]
             raise ValueError(f"{self.path / name} cannot be read: {reason}") from error
+        if missing:
+            raise ValueError(f"{self.path / name} lacks {', '.join(sorted(missing))}")
+        return state
 
     def save_weights(self, weights: dict[str, Any]) -> None:
         from safetensors.torch import save_file
@@ -157,7 +172,10 @@ def create(runs_dir: Path, config: Config, name: str | None) -> Run:
     Raises:
         ValueError: a name that exists already or that is not a plain file name.
     """
-    runs_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        runs_dir.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ValueError(f"--runs-dir {runs_dir}: expected a folder, this is a file") from None
     if name is not None:
         run = named(runs_dir, name)
         try:

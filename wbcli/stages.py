@@ -65,7 +65,8 @@ def train(
         optimizer.load_state_dict(state["optimizer"])
     first_epoch = state["epoch"] if state else 0
     best = state["best"] if state else None
-    run.write_metrics([row for row in run.metrics() if row["epoch"] <= first_epoch])
+    rows = [row for row in run.metrics() if row["epoch"] <= first_epoch]
+    run.write_metrics(rows)
     run.write_record(config, environment(device))
 
     batches = Batches(dataset.train, dataset.source, config.batch_size, device)
@@ -74,7 +75,7 @@ def train(
         splits["val"] = Batches(dataset.val, dataset.source, evaluate.EVAL_BATCH, device)
     weights = class_balanced_weights(dataset.class_counts).float().to(device)
 
-    row = run.metrics()[-1] if first_epoch else {}
+    row = rows[-1] if rows else {}
     started = time.perf_counter()
     for row in fit(
         network,

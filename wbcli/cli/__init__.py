@@ -70,7 +70,7 @@ def main(args: list[str] | None = None) -> None:
     except (KeyboardInterrupt, click.Abort):
         click.echo("Interrupted.", err=True)
         code = 130
-    except (ValueError, OSError, ArithmeticError) as error:
+    except (ValueError, OSError, ArithmeticError, RuntimeError, MemoryError) as error:
         code = _failed(error)
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -81,7 +81,8 @@ def _failed(error: Exception) -> int:
         return 1
     if console.verbosity > 0:
         traceback.print_exception(error)
-    click.echo(f"Error: {error}", err=True)
+    text = " ".join(str(error).split()) or type(error).__name__
+    click.echo(f"Error: {text}", err=True)
     return 1
 
 

@@ -158,6 +158,11 @@ def _train(
             listener = stages.Listener(progress.on_batch, progress.on_epoch)
             stages.train(settings, run, dataset, device, runs_dir, listener)
     rows = run.metrics()
+    if not rows:
+        raise ValueError(
+            f"{run.path / 'metrics.jsonl'} is missing or damaged; the weights are not: "
+            f"measure them with wbcli eval {run.name}"
+        )
     _report(run, rows, dataset.limits, as_json)
     return rows[-1]
 

@@ -95,6 +95,8 @@ def load(
         FileNotFoundError: files neither present nor to be downloaded.
     """
     source = sources.find(name)
+    if Path(data_dir).is_file():
+        raise NotADirectoryError(f"--data-dir {data_dir}: expected a folder, this is a file")
     train, test, class_names, notes = source.read(Path(data_dir))
     num_classes = len(class_names)
     orders = longtail.class_orders(train[1], num_classes, subset)
