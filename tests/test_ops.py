@@ -1,4 +1,8 @@
-"""Ops against numbers worked out by hand and against a plain float64 computation."""
+"""Ops against numbers worked out by hand and against a plain float64 computation.
+
+Every test runs on what the dispatcher has: compiled kernels, or the torch twins
+(test_extension.py runs this file on both, and on every instruction set of the processor).
+"""
 
 import math
 

@@ -78,6 +78,90 @@ def test_one_value_per_row_is_as_many_optimisers():
         torch.testing.assert_close(ours[k : k + 1], row, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("plain", PLAIN, ids=str)
+def test_rows_inside_their_ball_have_the_bits_of_torch_sgd(plain, dtype):
+    generator = torch.Generator().manual_seed(5)
+    start = torch.randn(20, 133, generator=generator, dtype=dtype)
+    ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    optimizers = [
+        SGD([ours], lr=0.1, **plain, max_norm=1e9),
+        torch.optim.SGD([theirs], lr=0.1, **plain),
+    ]
+    for _ in range(20):
+        ours.grad = torch.randn(20, 133, generator=generator, dtype=dtype)
+        theirs.grad = ours.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_16_bit_weights_round_once_a_step(dtype):
+    start = torch.randn(20, 64, generator=torch.Generator().manual_seed(5)).to(dtype)
+    ours = nn.Parameter(start.clone())
+    optimizer = SGD([ours], lr=0.1, momentum=0.9, weight_decay=0.01, max_norm=1e9)
+    ours.grad = torch.ones_like(ours)
+    optimizer.step()
+    expected = start.double() - 0.1 * (1 + 0.01 * start.double())
+    torch.testing.assert_close(ours.double(), expected, rtol=torch.finfo(dtype).eps / 1.9, atol=0)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_filters_are_rows(memory_format):
+    torch.manual_seed(0)
+    ours = nn.Conv2d(3, 8, 3).to(memory_format=memory_format)
+    theirs = copy.deepcopy(ours)
+    images = torch.randn(4, 3, 8, 8)
+    optimizers = {
+        ours: SGD(ours.parameters(), lr=0.1, momentum=0.9, max_norm=0.4),
+        theirs: torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9),
+    }
+    for _ in range(5):
+        for layer, optimizer in optimizers.items():
+            optimizer.zero_grad()
+            (layer(images) - 3).square().mean().backward()
+            optimizer.step()
+        project_plainly(theirs.weight, max_norm=0.4)
+    torch.testing.assert_close(ours.weight, theirs.weight)
+    assert wbcli.row_norms(ours.weight).max() > 0.3999, "the constraint never bound"
+
+
+def test_settings_in_tensors_are_followed_when_they_change():
+    lr, radius = torch.tensor(0.3), torch.tensor(0.5)
+    ours, theirs = head(), head()
+    optimizer = SGD(ours.parameters(), lr=lr, max_norm=radius)
+    for new_lr, new_radius in [(0.3, 0.5), (0.1, 0.2)]:
+        lr.fill_(new_lr)
+        radius.fill_(new_radius)
+        steps(ours, optimizer, 3)
+        plain = torch.optim.SGD(theirs.parameters(), lr=new_lr)
+        steps(theirs, plain, 3, after=lambda r=new_radius: project_plainly(theirs.weight, r))
+        torch.testing.assert_close(ours.weight, theirs.weight, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(ours.bias, theirs.bias, rtol=1e-5, atol=1e-6)
+
+
+def test_a_parameter_may_get_its_first_gradient_later():
+    first, second = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    optimizer = SGD([first, second], lr=0.1, momentum=0.9)
+    first.grad = torch.ones(3)
+    optimizer.step()
+    second.grad = torch.ones(3)
+    optimizer.step()
+    torch.testing.assert_close(first.data, torch.full((3,), 1 - 0.1 - 0.19))
+    torch.testing.assert_close(second.data, torch.full((3,), 1 - 0.1))
+
+
+def test_the_step_compiles():
+    ours, compiled = head(), head()
+    optimizer = SGD(ours.parameters(), lr=0.1, momentum=0.9, max_norm=0.5)
+    steps(ours, optimizer, 3)
+    optimizer = SGD(compiled.parameters(), lr=0.1, momentum=0.9, max_norm=0.5)
+    optimizer.step = torch.compile(optimizer.step, backend="aot_eager")
+    steps(compiled, optimizer, 3)
+    torch.testing.assert_close(ours.weight, compiled.weight)
+
+
 def test_state_dicts_are_exchanged_with_torch_sgd():
     ours, theirs = head(), head()
     plain = torch.optim.SGD(theirs.parameters(), lr=0.3, momentum=0.9)

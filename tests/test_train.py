@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wbcli import config, data, models, runs, stages
+from wbcli import config, data, extension, models, runs, stages
 from wbcli.balance import relative_radius
 from wbcli.data.batches import draw_epoch
 from wbcli.losses import class_balanced_weights
@@ -73,7 +73,7 @@ def test_the_files_of_a_run():
     best = torch.load(run.path / "best.pt", weights_only=True)
     assert best["accuracy"] == max(row["val_accuracy"]["all"] for row in run.metrics())
     record = run.record()
-    assert record["kernels"] == "torch"
+    assert record["kernels"] == extension.kernels("cpu")
     assert record["device"] == "cpu"
     assert set(record["versions"]) == {"wbcli", "python", "torch"}
 

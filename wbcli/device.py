@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from wbcli import __version__, config, ops
+from wbcli import __version__, config, extension
 
 
 def resolve(name: str) -> torch.device:
@@ -64,7 +64,7 @@ def environment(device: torch.device) -> dict:
     return {
         "device": str(device),
         "gpu": gpu,
-        "kernels": ops.KERNELS,
+        "kernels": extension.kernels(device.type),
         "threads": torch.get_num_threads(),
         "versions": {
             "wbcli": __version__,

@@ -9,9 +9,16 @@ def examine(device_name: str = "auto") -> dict:
     """Versions, the device that a run would use, and the state of the compiled extension."""
     import torch
 
+    from wbcli import extension
     from wbcli.device import resolve
 
     device = resolve(device_name)
+    built = {name: extension.library(name) is not None for name in extension.MISSING}
+    in_use = {
+        "cpu": f"compiled kernels for {torch.backends.cpu.get_cpu_capability()}",
+        "cuda": f"compiled kernels for CUDA {torch.version.cuda}",
+    }
+    states = {name: reason or in_use[name] for name, reason in extension.MISSING.items()}
     return {
         "wbcli": __version__,
         "python": platform.python_version(),
@@ -19,9 +26,8 @@ def examine(device_name: str = "auto") -> dict:
         "device": str(device),
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "extension": {
-            "built": False,
-            "cpu": False,
-            "cuda": False,
-            "reason": f"wbcli {__version__} has no compiled kernels; every op runs its torch twin",
+            "built": any(built.values()),
+            **built,
+            "reason": "; ".join(f"{name}: {state}" for name, state in states.items()),
         },
     }

@@ -1,6 +1,6 @@
-"""The public ops: one door, behind which a compiled kernel or its torch twin does the work.
+"""The public ops: checks that say what was expected and what came, then the dispatcher.
 
-This version has no compiled kernels: every op runs its twin in `reference.py`.
+The kernels behind it, compiled or torch twins, are registered in `extension.py`.
 """
 
 import math
@@ -8,9 +8,16 @@ import math
 import torch
 from torch import Tensor
 
-from wbcli import reference
+from wbcli import (
+    extension,  # noqa: F401 (registers the ops)
+    reference,
+)
 
-KERNELS = "torch"  # what runs behind the door: recorded in every run
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_ROW_NORMS = torch.ops.wbcli.row_norms.default
+_MAX_NORM = torch.ops.wbcli.max_norm_.default
+_TAU_NORM = torch.ops.wbcli.tau_norm_.default
+_SGD_MAX_NORM = torch.ops.wbcli.sgd_max_norm_.default
 
 
 def row_norms(w: Tensor) -> Tensor:
@@ -18,7 +25,7 @@ def row_norms(w: Tensor) -> Tensor:
 
     Args:
         w: `[K, D]`, or `[K, ...]` whose rows are read flattened (a filter of a
-            convolution); any floating dtype, any strides.
+            convolution); float64, float32, bfloat16 or float16, any strides.
 
     Returns:
         `[K]`, float32 (float64 for float64 input); differentiable.
@@ -27,19 +34,18 @@ def row_norms(w: Tensor) -> Tensor:
         ValueError: `w` is not a floating-point tensor of at least two dimensions.
     """
     _check_rows(w)
-    return reference.row_norms(w)
+    return _ROW_NORMS(w)
 
 
-@torch.no_grad()
 def max_norm_(w: Tensor, radius: float | Tensor) -> Tensor:
     """Project every row onto the ball of its radius: w_k ← min(1, δ_k/‖w_k‖₂) · w_k, in place.
 
-    Rows inside their ball keep their bits; zero rows stay zero; rows with NaN stay as
+    Rows inside their ball are not written; zero rows stay zero; rows with NaN stay as
     they are. Source: Alshammari et al., CVPR 2022 (arXiv 2203.14197), the MaxNorm
     constraint, solved by projected gradient descent.
 
     Args:
-        w: `[K, D]` or `[K, ...]`, any floating dtype, any strides; a leaf that
+        w: `[K, D]` or `[K, ...]`, dtypes and strides as for `row_norms`; a leaf that
             requires grad is taken as it is.
         radius: δ ≥ 0, one number or 0-d tensor for all rows, or a `[K]` tensor of any
             floating dtype.
@@ -53,10 +59,10 @@ def max_norm_(w: Tensor, radius: float | Tensor) -> Tensor:
     """
     _check_rows(w)
     check_per_row("max_norm", radius, w)
-    return reference.max_norm_(w, radius)
+    _MAX_NORM(w, *_number_and_rows(radius, w))
+    return _mutated(w)
 
 
-@torch.no_grad()
 def tau_norm_(w: Tensor, tau: float = 1.0) -> Tensor:
     """Divide every row by a power of its norm: w_k ← w_k/‖w_k‖₂^τ, in place.
 
@@ -64,7 +70,7 @@ def tau_norm_(w: Tensor, tau: float = 1.0) -> Tensor:
     Zero rows stay zero. Source: Kang et al., ICLR 2020 (arXiv 1910.09217), τ-normalisation.
 
     Args:
-        w: `[K, D]` or `[K, ...]`, any floating dtype, any strides.
+        w: `[K, D]` or `[K, ...]`, dtypes and strides as for `row_norms`.
         tau: τ ≥ 0.
 
     Returns:
@@ -76,44 +82,132 @@ def tau_norm_(w: Tensor, tau: float = 1.0) -> Tensor:
     _check_rows(w)
     if not (tau >= 0 and math.isfinite(tau)):
         raise ValueError(f"tau must be a finite number of at least 0, got {tau}")
-    return reference.tau_norm_(w, tau)
+    _TAU_NORM(w, tau)
+    return _mutated(w)
 
 
-@torch.no_grad()
-def sgd_(w: Tensor, grad: Tensor, buffer: Tensor | None, **settings) -> Tensor:
-    """One SGD step on the rows of `w` and the projection after it; see `reference.sgd_`.
+def sgd_max_norm_(
+    w: Tensor,
+    grad: Tensor,
+    buf: Tensor | None = None,
+    *,
+    lr: float | Tensor,
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    weight_decay: float | Tensor = 0.0,
+    nesterov: bool = False,
+    maximize: bool = False,
+    radius: float | Tensor | None = None,
+    unit_norm: bool = False,
+) -> Tensor:
+    """One step of SGD on the rows of `w`, then the projection, in one pass, in place.
 
-    `lr`, `weight_decay` and `max_norm` are each a number, a 0-d tensor or one value per
-    row. The arguments are checked by `wbcli.SGD`, once, not at every step.
+    g ← ±grad + λ·w;  m ← μ·m + (1 − dampening)·g;  w ← w − η·(g + μ·m, m or g);  then
+    w_k ← min(1, δ_k/‖w_k‖₂) · w_k, or w_k ← w_k/‖w_k‖₂ with `unit_norm`. The same sums as
+    torch.optim.SGD followed by `max_norm_` or `tau_norm_`; reads w, grad and buf, writes w
+    and buf. Source: Alshammari et al., CVPR 2022 (arXiv 2203.14197), projected gradient
+    descent.
+
+    Args:
+        w: `[K, D]` or `[K, ...]`, dtypes and strides as for `row_norms`.
+        grad: as `w`.
+        buf: m, as `w`; None for a step without momentum.
+        lr, weight_decay, radius: η, λ and δ ≥ 0, each a number, a 0-d tensor or a `[K]`
+            tensor of any floating dtype; without a radius there is no projection.
+        momentum, dampening, nesterov, maximize: as in torch.optim.SGD.
+
+    Returns:
+        `w` itself.
+
+    Raises:
+        ValueError: wrong shape, dtype or device, or a setting out of range; device
+            tensors are not read.
     """
-    return reference.sgd_(w, grad, buffer, **settings)
+    _check_rows(w)
+    for name, other in [("grad", grad), ("buf", buf)]:
+        if other is not None:
+            _check_alike(name, other, w)
+    for name, value in [("lr", lr), ("weight_decay", weight_decay), ("radius", radius)]:
+        if value is not None:
+            check_per_row(name, value, w)
+    if unit_norm and radius is not None:
+        raise ValueError("unit_norm and a radius exclude each other: give one of them")
+    lr, lr_rows = _number_and_rows(lr, w)
+    weight_decay, weight_decay_rows = _number_and_rows(weight_decay, w)
+    radius, radius_rows = _number_and_rows(math.inf if radius is None else radius, w)
+    _SGD_MAX_NORM(
+        w,
+        grad,
+        buf,
+        lr,
+        momentum,
+        dampening,
+        weight_decay,
+        nesterov,
+        maximize,
+        radius,
+        unit_norm,
+        lr_rows,
+        weight_decay_rows,
+        radius_rows,
+    )
+    return _mutated(w) if buf is None else _mutated(w, buf)
 
 
 def check_per_row(name: str, value: float | Tensor, w: Tensor) -> None:
-    """Refuse a setting that is neither one non-negative number nor one per row of `w`."""
+    """Refuse a setting that is neither one non-negative number nor one per row of `w`.
+
+    Raises:
+        ValueError: it says what was expected and what came; values are looked at in
+            numbers and CPU tensors only.
+    """
     if not isinstance(value, Tensor):
         if not value >= 0:
             raise ValueError(f"{name} must be at least 0, got {value}")
         return
-    rows = w.shape[0]
-    if value.ndim > 1 or (value.ndim == 1 and value.shape[0] != rows):
+    if value.ndim and value.shape != w.shape[:1]:
         raise ValueError(
-            f"{name} must be one value or one per row ([{rows}] for a weight of shape "
+            f"{name} must be one value or one per row ({list(w.shape[:1])} for a weight of shape "
             f"{list(w.shape)}), got shape {list(value.shape)}"
         )
     if not value.is_floating_point():
         raise ValueError(f"{name} must be a floating-point tensor, got {value.dtype}")
     if value.ndim and value.device != w.device:
         raise ValueError(f"{name} is on {value.device}, the weight on {w.device}: move one")
-    if value.device.type == "cpu" and not bool((value >= 0).all()):
+    if torch.compiler.is_compiling() or value.device.type != "cpu":
+        return
+    if not bool((value >= 0).all()):
         raise ValueError(f"{name} must be at least 0 in every row, got {value.min().item()}")
 
 
 def _check_rows(w: Tensor) -> None:
     if not isinstance(w, Tensor):
         raise ValueError(f"expected a tensor of rows [K, D], got {type(w).__name__}")
-    if not w.is_floating_point() or w.ndim < 2:
+    if w.dtype not in DTYPES or w.ndim < 2 or w.layout != torch.strided:
         raise ValueError(
-            "expected a floating-point tensor of rows [K, D] (or [K, ...]), "
-            f"got {w.dtype} of shape {list(w.shape)}"
+            "expected a floating-point tensor of rows [K, D] (or [K, ...]; float64, float32, "
+            f"bfloat16 or float16; dense), got {w.dtype} of shape {list(w.shape)}, {w.layout}"
         )
+
+
+def _check_alike(name: str, other: Tensor, w: Tensor) -> None:
+    for what in ("shape", "dtype", "device", "layout"):
+        expected, got = getattr(w, what), getattr(other, what)
+        if expected != got:
+            expected, got = (list(x) if what == "shape" else x for x in (expected, got))
+            raise ValueError(f"{name} must have the {what} of the weight, {expected}, got {got}")
+
+
+def _number_and_rows(value: float | Tensor, w: Tensor) -> tuple[float, Tensor | None]:
+    """A setting as the schemas take it: a number, or a tensor that stands in for it."""
+    if not isinstance(value, Tensor):
+        return float(value), None
+    if value.device != w.device:  # one value on the CPU
+        return value.item(), None
+    return 0.0, value.to(reference.accumulation_dtype(w.dtype))
+
+
+def _mutated(w: Tensor, *others: Tensor) -> Tensor:
+    """Tell autograd that these have new values, so that a stale backward pass is refused."""
+    torch.autograd.graph.increment_version((w, *others))
+    return w

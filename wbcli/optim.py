@@ -98,31 +98,38 @@ class SGD(torch.optim.Optimizer):
         if group["momentum"] and state.get("momentum_buffer") is None:
             state["momentum_buffer"] = torch.zeros_like(p)
             dampening = 0.0  # the first buffer is the gradient itself, as in torch.optim.SGD
-        ops.sgd_(
-            p,
-            p.grad,
-            state.get("momentum_buffer") if group["momentum"] else None,
+        buffer = state.get("momentum_buffer") if group["momentum"] else None
+        ops.sgd_max_norm_(
+            *[t if t is None or t.ndim > 1 else t.unsqueeze(-1) for t in (p, p.grad, buffer)],
             lr=group["lr"],
             momentum=group["momentum"],
             dampening=dampening,
             weight_decay=group["weight_decay"],
             nesterov=group["nesterov"],
             maximize=group["maximize"],
-            max_norm=group["max_norm"] if p.ndim > 1 else None,
+            radius=group["max_norm"] if p.ndim > 1 else None,
             unit_norm=group["unit_norm"] and p.ndim > 1,
         )
 
     def _step_plain(self, params: list[Tensor], group: dict) -> None:
-        if not params:
-            return
+        started = [p for p in params if self.state[p].get("momentum_buffer") is not None]
+        new = [p for p in params if self.state[p].get("momentum_buffer") is None]
+        for together in (started, new):  # PyTorch's fused kernel wants all buffers, or none
+            if together:
+                self._call_torch(together, group)
+
+    def _call_torch(self, params: list[Tensor], group: dict) -> None:
+        foreach, fused = group["foreach"], group["fused"]
+        if foreach is None and fused is None:
+            fused = all(p.device.type in ("cpu", "cuda") and not p.grad.is_sparse for p in params)
         buffers = [self.state[p].get("momentum_buffer") for p in params]
         sgd(
             params,
             [p.grad for p in params],
             buffers,
             has_sparse_grad=any(p.grad.is_sparse for p in params),
-            foreach=group["foreach"],
-            fused=group["fused"],
+            foreach=foreach,
+            fused=fused,
             weight_decay=float(group["weight_decay"]),
             momentum=group["momentum"],
             lr=group["lr"],
@@ -157,10 +164,11 @@ def project(optimizer: torch.optim.Optimizer, args=None, kwargs=None) -> None:
 
 
 def _needs_row_step(p: Tensor, group: dict) -> bool:
-    per_row = any(
-        isinstance(group[key], Tensor) and group[key].ndim for key in ("lr", "weight_decay")
-    )
-    return per_row or (p.ndim > 1 and (group["unit_norm"] or group["max_norm"] is not None))
+    if p.ndim > 1 and (group["unit_norm"] or group["max_norm"] is not None):
+        return True
+    lr, decay = group["lr"], group["weight_decay"]
+    per_row = any(isinstance(value, Tensor) and value.ndim for value in (lr, decay))
+    return per_row or (isinstance(decay, Tensor) and decay.device.type != "cpu")
 
 
 def _check_group(group: dict) -> None:

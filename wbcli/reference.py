@@ -1,8 +1,9 @@
-"""Torch twin of every op: the readable specification that any faster kernel must equal.
+"""Torch twin of every op: the readable specification that the compiled kernels must equal.
 
 Legend: K rows, D entries of a row. A row is `w[k]` read flattened: a class of a
 classifier `[K, D]`, or one output filter of a convolution `[K, C, h, w]`.
-Norms are accumulated in float32 (float64 for float64) and no formula has an epsilon.
+Everything is computed in float32 (float64 for float64), and each result is rounded once to
+the dtype of the weight. No formula has an epsilon.
 """
 
 import torch
@@ -11,20 +12,19 @@ from torch import Tensor
 
 def row_norms(w: Tensor) -> Tensor:
     """‖w_k‖₂ of every row, `[K]`."""
-    dtype = torch.float64 if w.dtype == torch.float64 else torch.float32
-    return torch.linalg.vector_norm(w, dim=tuple(range(1, w.ndim)), dtype=dtype)
+    return torch.linalg.vector_norm(
+        w, dim=tuple(range(1, w.ndim)), dtype=accumulation_dtype(w.dtype)
+    )
 
 
 def scale_rows_(w: Tensor, factors: Tensor) -> Tensor:
     """w_k ← factor_k · w_k."""
-    return w.mul_(column(factors, w))
+    return w.copy_(w * column(factors, w))
 
 
 def max_norm_(w: Tensor, radius: float | Tensor) -> Tensor:
     """w_k ← min(1, δ_k/‖w_k‖₂) · w_k."""
     norms = row_norms(w)
-    if isinstance(radius, Tensor):
-        radius = radius.to(norms.dtype)
     return scale_rows_(w, torch.where(norms > radius, radius / norms, 1.0))
 
 
@@ -37,30 +37,45 @@ def tau_norm_(w: Tensor, tau: float) -> Tensor:
 def sgd_(
     w: Tensor,
     grad: Tensor,
-    buffer: Tensor | None,
+    buf: Tensor | None,
     *,
     lr: float | Tensor,
-    momentum: float,
-    dampening: float,
-    weight_decay: float | Tensor,
-    nesterov: bool,
-    maximize: bool,
-    max_norm: float | Tensor | None,
-    unit_norm: bool,
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    weight_decay: float | Tensor = 0.0,
+    nesterov: bool = False,
+    maximize: bool = False,
 ) -> Tensor:
-    """One step of SGD on the rows of `w`, then the projection; the same sums as torch.optim.SGD.
+    """One step of SGD on the rows of `w`, the same sums as torch.optim.SGD.
 
     g ← ±grad + λ·w;  m ← μ·m + (1 − dampening)·g;  w ← w − η·(g + μ·m or m or g).
     """
-    g = -grad if maximize else grad
-    g = _add_scaled_(g.clone(), w, weight_decay)
-    if buffer is not None:
-        buffer.mul_(momentum).add_(g, alpha=1 - dampening)
-        g = g.add_(buffer, alpha=momentum) if nesterov else buffer
-    _add_scaled_(w, g, -lr)
-    if unit_norm:
-        return tau_norm_(w, 1.0)
-    return w if max_norm is None else max_norm_(w, max_norm)
+    dtype = accumulation_dtype(w.dtype)
+    x, g = w.to(dtype), grad.to(dtype)
+    g = _add_scaled(-g if maximize else g, x, weight_decay)
+    if buf is not None:
+        m = (buf.to(dtype) * momentum).add(g, alpha=1 - dampening)
+        buf.copy_(m)
+        g = g.add(m, alpha=momentum) if nesterov else m
+    return w.copy_(_add_scaled(x, g, -lr))
+
+
+def sgd_max_norm_(
+    w: Tensor,
+    grad: Tensor,
+    buf: Tensor | None,
+    *,
+    radius: float | Tensor,
+    unit_norm: bool,
+    **settings,
+) -> Tensor:
+    """`sgd_`, then `max_norm_` or, for `unit_norm`, `tau_norm_` with τ = 1."""
+    sgd_(w, grad, buf, **settings)
+    return tau_norm_(w, 1.0) if unit_norm else max_norm_(w, radius)
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def column(values: Tensor, w: Tensor) -> Tensor:
@@ -68,7 +83,7 @@ def column(values: Tensor, w: Tensor) -> Tensor:
     return values.reshape(-1, *[1] * (w.ndim - 1)) if values.ndim else values
 
 
-def _add_scaled_(x: Tensor, y: Tensor, scale: float | Tensor) -> Tensor:
+def _add_scaled(x: Tensor, y: Tensor, scale: float | Tensor) -> Tensor:
     if isinstance(scale, Tensor):
-        return x.add_(column(scale, y) * y)
-    return x.add_(y, alpha=scale)
+        return x + column(scale, y) * y
+    return x.add(y, alpha=scale) if scale else x

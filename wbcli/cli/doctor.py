@@ -21,7 +21,7 @@ def doctor_command(device, as_json, **unused):
     if as_json:
         console.print_json(found)
         return
-    extension = found.pop("extension")
-    kernels = "compiled" if extension["built"] else "torch"
-    found["kernels"] = f"{kernels} ({extension['reason']})"
-    console.print_table(["part", "state"], [[key, value] for key, value in found.items()])
+    kernels = found.pop("extension")["reason"].split("; ")
+    rows = [[part, state] for part, state in found.items()]
+    rows += [["kernels", kernel] for kernel in kernels]
+    console.print_table(["part", "state"], rows)
