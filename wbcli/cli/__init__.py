@@ -21,6 +21,7 @@ COMMANDS = {  # command → module of wbcli.cli that holds it
     "eval": "measuring",
     "runs": "measuring",
     "data": "data",
+    "bench": "bench",
     "doctor": "doctor",
 }
 

@@ -1,0 +1,96 @@
+"""bench op and bench step: what is timed, what is counted, and what is printed."""
+
+import json
+
+import pytest
+import torch
+
+from wbcli import bench, cli, extension, ops, reference
+
+QUICK = ("--shape", "40x33", "--rounds", "3", "--no-compile", "--device", "cpu")
+OURS = {"op": "wbcli.max_norm_", "step": "wbcli.SGD"}
+
+
+def run(capsys, *args: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ending:
+        cli.main(list(args))
+    out, err = capsys.readouterr()
+    return ending.value.code, out, err
+
+
+def operands(clipped: str, steps: bool, dtype=torch.float32) -> bench.Operands:
+    return bench.Operands(bench.Case((40, 33), clipped, "warm"), dtype, torch.device("cpu"), steps)
+
+
+@pytest.mark.parametrize("name", ["op", "step"])
+def test_json_has_every_peer_of_every_case(capsys, name):
+    code, out, err = run(capsys, "bench", name, *QUICK, "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["bench"] == name
+    assert found["shapes"] == ["40x33"]
+    assert found["machine"]["kernels"] == extension.kernels("cpu")
+    assert {(r["clipped"], r["cache"]) for r in found["results"]} == {
+        (clipped, cache) for clipped in bench.CLIPPED for cache in bench.CACHES
+    }
+    for result in found["results"]:
+        assert result["ratio_to"] == OURS[name]
+        assert result["median_us"] > 0 and result["ratio"] > 0 and result["spread"] >= 0
+        if result["name"] == OURS[name]:
+            assert result["ratio"] == 1
+        if result["name"] == "copy":
+            assert result["fraction_of_copy"] == pytest.approx(1)
+            assert result["bytes"] == 2 * 40 * 33 * 4
+    assert "40x33 float32, half clipped, cold cache" in err
+
+
+def test_a_table_says_what_its_columns_mean(capsys):
+    code, out, _ = run(capsys, "bench", "op", *QUICK, "--clipped", "all", "--cache", "warm")
+    assert code == 0
+    assert "renorm_" in out and "released code" in out
+    assert "ratio: time over that of wbcli.max_norm_, median of the rounds" in out
+
+
+@pytest.mark.parametrize("steps", [False, True])
+@pytest.mark.parametrize(("clipped", "share"), [("none", 0), ("half", 0.5), ("all", 1)])
+def test_the_radius_clips_the_share_that_is_claimed(clipped, share, steps):
+    x = operands(clipped, steps)
+    if steps:
+        ops.sgd_max_norm_(x.weight, x.other, x.buffer, **bench.STEP)
+    over = reference.row_norms(x.weight) > x.radius
+    assert over.float().mean().item() == pytest.approx(share, abs=1 / 40)
+
+
+@pytest.mark.parametrize("clipped", bench.CLIPPED)
+@pytest.mark.parametrize("name", ["op", "step"])
+def test_all_peers_compute_the_same(name, clipped):
+    x = operands(clipped, name == "step")
+    peers = bench.PEERS[name](x, compiled=False)
+    results = {}
+    for peer in peers.keys() - {"read", "copy", "fused SGD"}:
+        x.restore()
+        peers[peer].call()
+        results[peer] = x.weight.clone()
+    ours = results.pop(OURS[name])
+    assert len(results) >= 2
+    for other in results.values():
+        torch.testing.assert_close(other, ours, rtol=1e-5, atol=1e-6)  # renorm_ adds 1e-7
+
+
+def test_ratio_and_spread_by_hand():
+    case = bench.Case((1, 1), "none", "cold")
+    peers = {"ours": bench.Peer(int, 1), "copy": bench.Peer(int, 2)}
+    times = {"ours": [10.0, 20.0, 30.0], "copy": [20.0, 20.0, 90.0]}
+    ours, copy = bench._summarize(case, torch.float32, peers, times, one_pass=8)
+    assert (ours["median_us"], copy["median_us"]) == (20, 20)
+    assert ours["spread"] == 1
+    assert copy["ratio"] == 2, "the median of 2, 1 and 3"
+    assert ours["fraction_of_copy"] == 0.5
+    assert (ours["bytes"], copy["bytes"]) == (8, 16)
+
+
+@pytest.mark.parametrize("shape", ["40", "0x4", "axb", "4x-2"])
+def test_a_wrong_shape_is_told_what_was_expected(capsys, shape):
+    code, out, err = run(capsys, "bench", "op", "--shape", shape)
+    assert (code, out) == (2, "")
+    assert f"expected rows x columns, such as 8142x2048, got '{shape}'" in err

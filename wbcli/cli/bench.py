@@ -1,0 +1,154 @@
+"""bench op, bench step: the speed of the kernels, measured here."""
+
+import re
+
+import click
+
+from wbcli import console
+from wbcli.cli.options import Command, everywhere, json_option, wrong_usage
+
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+COLUMNS = ("shape", "clipped", "cache", "name")
+
+
+class Shape(click.ParamType):
+    name = "KxD"
+
+    def convert(self, value, param, ctx):
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"(\d+)[x×](\d+)", value)
+        if not match or not all(int(size) > 0 for size in match.groups()):
+            self.fail(f"expected rows x columns, such as 8142x2048, got {value!r}", param, ctx)
+        return int(match[1]), int(match[2])
+
+
+def bench_options(command):
+    options = [
+        click.option("--shape", "shapes", type=Shape(), multiple=True, help="Repeat for several."),
+        click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True),
+        click.option(
+            "--clipped",
+            "shares",
+            type=click.Choice(["none", "half", "all"]),
+            multiple=True,
+            help="Rows outside their ball.  [default: each in turn]",
+        ),
+        click.option(
+            "--cache",
+            "caches",
+            type=click.Choice(["cold", "warm"]),
+            multiple=True,
+            help="Flushed before every call, or not.  [default: both]",
+        ),
+        click.option("--rounds", type=click.IntRange(2), default=50, show_default=True),
+        click.option(
+            "--seconds",
+            type=click.FloatRange(0, min_open=True),
+            default=10.0,
+            show_default=True,
+            help="A case ends early after so long.",
+        ),
+        click.option(
+            "--compile/--no-compile",
+            "compiled",
+            default=True,
+            show_default=True,
+            help="Time torch.compile of the torch twin too; it needs a C++ compiler.",
+        ),
+        json_option,
+        everywhere,
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.group("bench")
+def bench_command():
+    """Time the kernels against what could be called instead.
+
+    \b
+    Example:
+      wbcli bench op
+      wbcli bench step --shape 8142x2048 --json
+    """
+
+
+@bench_command.command("op", cls=Command)
+@bench_options
+def op_command(**options):
+    """Time MaxNorm: ours, renorm_, by hand, the released code's way, torch.compile.
+
+    "read" and "copy" are one read and one copy of the weight: what no op can beat with no
+    row clipped, and with all of them.
+
+    \b
+    Example:
+      wbcli bench op --shape 8142x2048 --cache cold
+    """
+    _bench("op", **options)
+
+
+@bench_command.command("step", cls=Command)
+@bench_options
+def step_command(**options):
+    """Time an SGD step with MaxNorm: ours, and torch.optim.SGD with renorm_.
+
+    "fused SGD" is PyTorch's, without any projection.
+
+    \b
+    Example:
+      wbcli bench step --shape 8142x2048 --cache cold
+    """
+    _bench("step", **options)
+
+
+def _bench(
+    name, shapes, dtype, shares, caches, rounds, seconds, compiled, as_json, device, **unused
+):
+    import torch
+
+    from wbcli import bench
+    from wbcli import device as devices
+
+    with wrong_usage():
+        device = devices.resolve(device)
+    cases = [
+        bench.Case(shape, share, cache)
+        for shape in shapes or bench.SHAPES
+        for share in shares or bench.CLIPPED
+        for cache in caches or bench.CACHES
+    ]
+    results = bench.run(
+        name,
+        cases,
+        getattr(torch, dtype),
+        device,
+        rounds=rounds,
+        seconds=seconds,
+        compiled=compiled,
+        on_case=lambda case: console.say(
+            f"{case.shape[0]}x{case.shape[1]} {dtype}, {case.clipped} clipped, {case.cache} cache"
+        ),
+    )
+    machine = bench.machine(device)
+    if as_json:
+        measured = list(dict.fromkeys(result["shape"] for result in results))
+        console.print_json(
+            {"bench": name, "machine": machine, "shapes": measured, "results": results}
+        )
+        return
+    console.print_table(
+        [*COLUMNS, "µs", "spread", "ratio", "MB", "of copy"],
+        [
+            [result[column] for column in COLUMNS]
+            + [result["median_us"], result["spread"], result["ratio"], result["bytes"] / 1e6]
+            + [result["fraction_of_copy"]]
+            for result in results
+        ],
+        f"{dtype}; {', '.join(f'{key} {value}' for key, value in machine.items() if value)}\n"
+        f"µs: median; spread: interquartile range over median; ratio: time over that of "
+        f"{results[0]['ratio_to']}, median of the rounds; of copy: bytes per second over those of "
+        "the copy",
+    )
