@@ -43,7 +43,7 @@ def attempt(command: list[str], what: str) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True)
     except OSError as error:
-        raise Unbuildable(f"{what}: {error}") from error
+        raise Unbuildable(f"{what}: {error.strerror}") from error
     output = done.stdout + done.stderr
     if done.returncode:
         lines = [line for line in output.splitlines() if "error" in line.lower()]
@@ -154,7 +154,7 @@ def plan() -> tuple[list, dict[str, str | None]]:
         if wish == "0":
             raise Unbuildable("WBCLI_CUDA=0")
         if not extensions:
-            raise Unbuildable("it needs the C++ compiler too")
+            raise Unbuildable(record["cpu"].removeprefix("not built: "))
         extension, record["cuda_version"] = cuda_extension()
         extensions.append(extension)
     except Unbuildable as error:
