@@ -16,7 +16,7 @@ def examine(device_name: str = "auto") -> dict:
     built = {name: extension.library(name) is not None for name in extension.MISSING}
     in_use = {
         "cpu": f"compiled kernels for {torch.backends.cpu.get_cpu_capability()}",
-        "cuda": f"compiled kernels for CUDA {torch.version.cuda}",
+        "cuda": f"compiled kernels for CUDA {extension.build_record().get('cuda_version')}",
     }
     states = {name: reason or in_use[name] for name, reason in extension.MISSING.items()}
     return {

@@ -61,7 +61,7 @@ def _load() -> dict[str, str]:
 
 
 def _reason_against(device_type: str) -> str:
-    record = _build_record()
+    record = build_record()
     if library(device_type) is None:
         return record.get(device_type) or f"not built: no library in {FOLDER}; install with pip"
     if device_type == "cuda":
@@ -73,7 +73,7 @@ def _reason_against(device_type: str) -> str:
     return ""
 
 
-def _build_record() -> dict[str, str | None]:
+def build_record() -> dict[str, str | None]:
     """What setup.py left beside this file: why it left out a library, and nvcc's version."""
     try:
         return json.loads((FOLDER / "_build.json").read_text())
