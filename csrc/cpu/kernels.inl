@@ -8,6 +8,8 @@
 
 #include "kernels.h"
 
+#include <type_traits>
+
 #if WBCLI_ISA
 #include <immintrin.h>
 #if defined(__clang__)
@@ -104,30 +106,46 @@ void scale_row(T* w, int64_t length, A factor) {
   });
 }
 
-template <typename T, typename A = accumulation_t<T>>
-void step_row(T* w, const T* grad, T* buffer, int64_t length, int64_t row, const Step<A>& step) {
+// Which parts a step has, known to the compiler.
+template <bool MOMENTUM, bool NESTEROV, bool DECAYS, bool PROJECTS>
+struct Parts {};
+
+template <bool MOMENTUM, bool NESTEROV, bool DECAYS, bool PROJECTS, typename T, typename A>
+void step_row(
+    Parts<MOMENTUM, NESTEROV, DECAYS, PROJECTS>,
+    T* w,
+    const T* grad,
+    T* buffer,
+    int64_t length,
+    int64_t row,
+    const Step<A>& step) {
   const A lr = -step.lr(row), decay = step.weight_decay(row);
   const A sign = step.maximize ? A(-1) : A(1);
-  const bool decays = step.decays, nesterov = step.nesterov, projects = step.projects;
   const A momentum = step.momentum, share = step.gradient_share;
   SumOfSquares<A> sum;
   for_each_vector<A>(length, [&](auto vector, int64_t i, int part) {
     using V = decltype(vector);
     const V x = V::load(w + i);
     V g = V::load(grad + i) * V::all(sign);
-    if (decays) g = V::fma(x, V::all(decay), g);
-    if (buffer) {
+    if constexpr (DECAYS) g = V::fma(x, V::all(decay), g);
+    if constexpr (MOMENTUM) {
       const V m = V::fma(g, V::all(share), V::load(buffer + i) * V::all(momentum));
       m.store(buffer + i);
-      g = nesterov ? V::fma(m, V::all(momentum), g) : m;
+      g = NESTEROV ? V::fma(m, V::all(momentum), g) : m;
     }
     const V stepped = V::fma(g, V::all(lr), x);
     stepped.store(w + i);
-    if (!projects) return;
-    if constexpr (std::is_same_v<T, A>) sum.add(stepped, part);
-    else sum.add(V::load(w + i), part);  // as it was rounded
+    if constexpr (PROJECTS && std::is_same_v<T, A>) sum.add(stepped, part);
+    else if constexpr (PROJECTS) sum.add(V::load(w + i), part);  // as it was rounded
   });
-  if (projects) scale_row(w, length, step.factor(sum.norm(), step.factor.radius(row)));
+  if constexpr (PROJECTS) scale_row(w, length, step.factor(sum.norm(), step.factor.radius(row)));
+}
+
+// f(std::true_type) or f(std::false_type).
+template <typename F>
+void with_constant(bool value, const F& f) {
+  if (value) f(std::true_type{});
+  else f(std::false_type{});
 }
 
 template <typename T, typename A = accumulation_t<T>>
@@ -150,9 +168,18 @@ void step(
     Rows<const T> grad,
     Rows<T> buffer,
     const Step<A>& step) {
-  for (int64_t k = begin; k < end; ++k) {
-    step_row(w[k], grad[k], buffer.data ? buffer[k] : nullptr, w.length, k, step);
-  }
+  const auto step_rows = [&](auto parts) {
+    for (int64_t k = begin; k < end; ++k) {
+      step_row(parts, w[k], grad[k], buffer.data ? buffer[k] : nullptr, w.length, k, step);
+    }
+  };
+  with_constant(step.decays, [&](auto decays) {
+    with_constant(step.projects, [&](auto projects) {
+      if (!buffer.data) step_rows(Parts<false, false, decays, projects>{});
+      else if (step.nesterov) step_rows(Parts<true, true, decays, projects>{});
+      else step_rows(Parts<true, false, decays, projects>{});
+    });
+  });
 }
 
 template <typename T>

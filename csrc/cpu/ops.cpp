@@ -36,22 +36,36 @@ const Kernels<T>& kernels_of() {
   else return all.float16;
 }
 
-// Elements of a block of rows: enough to be worth a thread, and long enough to be streamed.
-constexpr int64_t MIN_BLOCK = 1 << 15, MAX_BLOCK = 1 << 19;
+constexpr int64_t ELEMENTS_PER_THREAD = 1 << 15;             // fewer are not worth another thread
+constexpr int64_t MIN_BLOCK = 1 << 12, MAX_BLOCK = 1 << 19;  // elements
 constexpr int64_t BLOCKS_PER_THREAD = 16;
+constexpr int CACHE_LINE = 64;
 
-// Threads take the next block of rows when they are done with one: the rows that are clipped
-// cost more, and often stand together (a head of frequent classes comes first).
+struct alignas(CACHE_LINE) Counter {
+  std::atomic<int64_t> next{0};
+};
+
+// Every thread has a range of rows, the same as in PyTorch's own kernels, so that it finds them
+// in its own caches and memory. A thread that is done takes blocks of the others' ranges: rows
+// that are clipped cost more, and often stand together (a head of frequent classes comes first).
 template <typename T, typename F>
 void for_rows(const Rows<T>& rows, const F& f) {
-  const int64_t num_threads = torch::stable::get_num_threads();
-  const int64_t share = rows.count * rows.length / (num_threads * BLOCKS_PER_THREAD);
-  const int64_t size = std::max<int64_t>(1, std::clamp(share, MIN_BLOCK, MAX_BLOCK) / rows.length);
-  const int64_t num_blocks = (rows.count + size - 1) / size;
-  std::atomic<int64_t> next{0};
-  torch::stable::parallel_for(0, std::min(num_blocks, num_threads), 1, [&](int64_t, int64_t) {
-    for (int64_t block; (block = next++) < num_blocks;) {
-      f(block * size, std::min(rows.count, (block + 1) * size));
+  const int64_t elements = rows.count * rows.length;
+  const int64_t num_ranges = std::min<int64_t>(
+      torch::stable::get_num_threads(), (elements + ELEMENTS_PER_THREAD - 1) / ELEMENTS_PER_THREAD);
+  const int64_t share = elements / (num_ranges * BLOCKS_PER_THREAD);
+  const int64_t block = std::max<int64_t>(1, std::clamp(share, MIN_BLOCK, MAX_BLOCK) / rows.length);
+  const int64_t range = (rows.count + num_ranges - 1) / num_ranges;
+  std::vector<Counter> counters(num_ranges);
+  torch::stable::parallel_for(0, num_ranges, 1, [&](int64_t first, int64_t last) {
+    for (int64_t own = first; own < last; ++own) {
+      for (int64_t i = 0; i < num_ranges; ++i) {
+        const int64_t r = (own + i) % num_ranges;
+        const int64_t end = std::min(rows.count, (r + 1) * range);
+        for (int64_t row; (row = r * range + block * counters[r].next++) < end;) {
+          f(row, std::min(end, row + block));
+        }
+      }
     }
   });
 }
