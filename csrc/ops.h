@@ -5,7 +5,7 @@
 //   Backend::scale<T>(Rows<T> w, Factor<A>)                                 w_k ← factor(‖w_k‖)·w_k
 //   Backend::step<T>(Rows<T> w, Rows<const T> grad, Rows<T> buffer, Step<A>)
 //
-// Schemas, twins and fake kernels are in wbcli/ops.py and wbcli/reference.py.
+// Schemas, twins and fake kernels are in wbcli/extension.py and wbcli/reference.py.
 #pragma once
 
 #include "rows.h"
@@ -30,8 +30,17 @@ inline ScalarType accumulation_dtype(const Tensor& w) {
   return w.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
-inline void check_weight(const Tensor& w) {
+inline void check_rows(const Tensor& w) {
   STD_TORCH_CHECK(w.dim() >= 2, "expected rows [K, ...], got ", w.dim(), " dimension(s)");
+}
+
+inline void check_written(const Tensor& t, const char* name) {
+  for (int64_t i = 0; i < t.dim(); ++i) {
+    STD_TORCH_CHECK(
+        t.stride(i) != 0 || t.size(i) <= 1,
+        name,
+        " is expanded: several of its elements share one place in memory, clone it first");
+  }
 }
 
 inline void check_alike(const Tensor& w, const Tensor& other, const char* name) {
@@ -93,6 +102,13 @@ Rows<T> rows_to_write(const Tensor& w) {
   return {data, w.size(0), w.numel() / w.size(0), w.stride(0)};
 }
 
+// What is copied here is nobody's history, and may be a leaf that requires grad.
+struct NoGrad {
+  const bool before = aoti_torch_grad_mode_is_enabled();
+  NoGrad() { aoti_torch_grad_mode_set_enabled(false); }
+  ~NoGrad() { aoti_torch_grad_mode_set_enabled(before); }
+};
+
 // Tensors whose rows a kernel can walk together: those given or, where their rows are not
 // blocks of memory in one and the same order, contiguous copies (a transposed weight).
 class Operands {
@@ -103,6 +119,7 @@ class Operands {
       return has_dense_rows(t) && has_same_order(t, first);
     });
     if (walkable) return;
+    const NoGrad no_grad;
     for (Tensor& t : rows_) t = torch::stable::contiguous(t);
   }
 
@@ -110,7 +127,9 @@ class Operands {
 
   // Bring what a kernel has written into a copy back to where it belongs.
   void write_back(size_t i) {
-    if (rows_[i].data_ptr() != given_[i].data_ptr()) torch::stable::copy_(given_[i], rows_[i]);
+    if (rows_[i].data_ptr() == given_[i].data_ptr()) return;
+    const NoGrad no_grad;
+    torch::stable::copy_(given_[i], rows_[i]);
   }
 
  private:
@@ -131,7 +150,7 @@ void dispatch(ScalarType dtype, const F& f) {
 
 template <typename Backend>
 Tensor row_norms(const Tensor& w) {
-  check_weight(w);
+  check_rows(w);
   const typename Backend::Guard guard(w);
   Tensor norms = torch::stable::new_empty(w, {w.size(0)}, accumulation_dtype(w));
   if (w.numel() == 0) return torch::stable::zero_(norms);
@@ -147,7 +166,8 @@ Tensor row_norms(const Tensor& w) {
 // w_k ← factor(‖w_k‖)·w_k for the rule that `factor` makes for the accumulation type.
 template <typename Backend, typename MakeFactor>
 void scale_rows_(const Tensor& w, const MakeFactor& factor) {
-  check_weight(w);
+  check_rows(w);
+  check_written(w, "w");
   if (w.numel() == 0) return;
   const typename Backend::Guard guard(w);
   Operands rows({w});
@@ -190,9 +210,13 @@ void sgd_max_norm_(
     std::optional<Tensor> lr_rows,
     std::optional<Tensor> weight_decay_rows,
     std::optional<Tensor> radius_rows) {
-  check_weight(w);
+  check_rows(w);
+  check_written(w, "w");
   check_alike(w, grad, "grad");
-  if (buffer) check_alike(w, *buffer, "buf");
+  if (buffer) {
+    check_alike(w, *buffer, "buf");
+    check_written(*buffer, "buf");
+  }
   if (w.numel() == 0) return;
   const typename Backend::Guard guard(w);
   Operands rows(buffer ? std::vector<Tensor>{w, grad, *buffer} : std::vector<Tensor>{w, grad});

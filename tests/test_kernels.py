@@ -430,6 +430,8 @@ def test_kernels_called_past_the_door_want_operands_that_are_alike():
     for rows in [torch.ones(2), torch.ones(3, 1), torch.ones(3).double()]:
         with pytest.raises(RuntimeError, match="radius must be"):
             torch.ops.wbcli.max_norm_.default(w, 1.0, rows)
+    with pytest.raises(RuntimeError, match="w is expanded"):
+        torch.ops.wbcli.max_norm_.default(torch.ones(1, 4).expand(3, 4), 1.0)
     assert torch.equal(w, torch.ones(3, 4))
 
 

@@ -85,9 +85,15 @@ def test_any_strides_and_leaf_parameters_are_projected_in_place():
     transposed = torch.full((3, 2), 2.0).t()
     ops.max_norm_(transposed, 1.0)
     torch.testing.assert_close(transposed, torch.full((2, 3), 3**-0.5))
-    leaf = torch.nn.Parameter(torch.tensor([[3.0, 4.0]]))
-    assert wbcli.max_norm_(leaf, 1.0) is leaf
-    torch.testing.assert_close(leaf.data, torch.tensor([[0.6, 0.8]]))
+    for rows in (torch.tensor([[3.0, 4.0]]), torch.tensor([[3.0], [4.0]]).t().expand(1, 2)):
+        leaf = torch.nn.Parameter(rows)
+        assert wbcli.max_norm_(leaf, 1.0) is leaf
+        torch.testing.assert_close(leaf.data, torch.tensor([[0.6, 0.8]]))
+    leaf = torch.nn.Parameter(torch.full((3, 2), 2.0).t())  # its rows are not in one piece
+    wbcli.tau_norm_(wbcli.max_norm_(leaf, 1.0))
+    wbcli.sgd_max_norm_(leaf, torch.zeros(2, 3), lr=0.1)
+    torch.testing.assert_close(leaf.data, torch.full((2, 3), 3**-0.5))
+    assert leaf.is_leaf and leaf.requires_grad
 
 
 def test_nan_rows_stay_nan_and_are_nobody_elses_problem():
@@ -124,6 +130,18 @@ def test_tau_norm_by_hand():
         (lambda: ops.max_norm_(torch.ones(3, 2), torch.ones(3, 1)), "got shape [3, 1]"),
         (lambda: ops.max_norm_(torch.ones(2, 2), -torch.ones(2)), "in every row, got -1.0"),
         (lambda: ops.max_norm_(torch.ones(2, 2), torch.ones(2).int()), "got torch.int32"),
+        (lambda: ops.max_norm_(torch.ones(2, 2), None), "must be a number or a tensor, got None"),
+        (lambda: ops.max_norm_(torch.ones(1, 2).expand(2, 2), 1.0), "w is expanded: its elements"),
+        (lambda: ops.max_norm_(torch.ones(2, 2).to_sparse(), 1.0), "dense), got torch.float32"),
+        (lambda: ops.max_norm_(torch.ones(2, 2, dtype=torch.float8_e5m2), 1.0), "got torch.float8"),
+        (
+            lambda: ops.max_norm_(torch.ones(2, 2), torch.ones(2, device="meta")),
+            "max_norm is on meta, the weight on cpu: move one",
+        ),
+        (
+            lambda: ops.max_norm_(torch.ones(2, 2), torch.ones((), device="meta")),
+            "max_norm is on meta, the weight on cpu: move one",
+        ),
         (lambda: ops.tau_norm_(torch.ones(2, 2), -1.0), "tau must be a finite number"),
         (lambda: ops.tau_norm_(torch.ones(2, 2), math.inf), "tau must be a finite number"),
     ],
@@ -132,3 +150,33 @@ def test_wrong_arguments_are_told_what_was_expected(call, message):
     with pytest.raises(ValueError) as error:
         call()
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"grad": None}, "grad must be a tensor like the weight, got NoneType"),
+        ({"grad": torch.ones(3, 3)}, "grad must have the shape of the weight, [2, 3], got [3, 3]"),
+        ({"grad": torch.ones(2, 3).double()}, "the dtype of the weight, torch.float32, got"),
+        ({"grad": torch.ones(2, 3).to_sparse()}, "the layout of the weight, torch.strided, got"),
+        ({"grad": torch.ones(2, 3, device="meta")}, "the device of the weight, cpu, got meta"),
+        ({"buf": torch.ones(2)}, "buf must have the shape of the weight, [2, 3], got [2]"),
+        ({"buf": torch.ones(1, 3).expand(2, 3)}, "buf is expanded: its elements share memory"),
+        ({"buf": None}, "a momentum above 0 needs a buf: zeros before the first step"),
+        ({"lr": -0.1}, "lr must be at least 0, got -0.1"),
+        ({"lr": torch.tensor([0.1, -0.1])}, "lr must be at least 0 in every row, got -0.1"),
+        ({"weight_decay": math.nan}, "weight_decay must be at least 0, got nan"),
+        ({"weight_decay": torch.ones(3)}, "weight_decay must be one value or one per row ([2]"),
+        ({"momentum": -0.9}, "momentum must be at least 0, got -0.9"),
+        ({"nesterov": True, "dampening": 0.1}, "nesterov needs a momentum above 0 and no"),
+        ({"radius": -1.0}, "radius must be at least 0, got -1.0"),
+        ({"radius": 1.0, "unit_norm": True}, "unit_norm and a radius exclude each other"),
+    ],
+)
+def test_wrong_steps_are_told_what_was_expected_and_change_nothing(change, message):
+    w = torch.ones(2, 3)
+    step = {"grad": torch.ones(2, 3), "buf": torch.zeros(2, 3), "lr": 0.1, "momentum": 0.9}
+    with pytest.raises(ValueError) as error:
+        ops.sgd_max_norm_(w, **(step | change))
+    assert message in str(error.value)
+    assert torch.equal(w, torch.ones(2, 3))

@@ -58,6 +58,7 @@ def max_norm_(w: Tensor, radius: float | Tensor) -> Tensor:
             (looked at in numbers and CPU tensors only: a device tensor is not read).
     """
     _check_rows(w)
+    _check_writable("w", w)
     check_per_row("max_norm", radius, w)
     _MAX_NORM(w, *_number_and_rows(radius, w))
     return _mutated(w)
@@ -80,6 +81,7 @@ def tau_norm_(w: Tensor, tau: float = 1.0) -> Tensor:
         ValueError: wrong shape or dtype, or τ negative or not finite.
     """
     _check_rows(w)
+    _check_writable("w", w)
     if not (tau >= 0 and math.isfinite(tau)):
         raise ValueError(f"tau must be a finite number of at least 0, got {tau}")
     _TAU_NORM(w, tau)
@@ -124,9 +126,14 @@ def sgd_max_norm_(
             tensors are not read.
     """
     _check_rows(w)
-    for name, other in [("grad", grad), ("buf", buf)]:
-        if other is not None:
-            _check_alike(name, other, w)
+    _check_writable("w", w)
+    _check_alike("grad", grad, w)
+    if buf is not None:
+        _check_alike("buf", buf, w)
+        _check_writable("buf", buf)
+    elif momentum:
+        raise ValueError("a momentum above 0 needs a buf: zeros before the first step")
+    check_momentum(momentum, dampening, nesterov)
     for name, value in [("lr", lr), ("weight_decay", weight_decay), ("radius", radius)]:
         if value is not None:
             check_per_row(name, value, w)
@@ -162,8 +169,7 @@ def check_per_row(name: str, value: float | Tensor, w: Tensor) -> None:
             numbers and CPU tensors only.
     """
     if not isinstance(value, Tensor):
-        if not value >= 0:
-            raise ValueError(f"{name} must be at least 0, got {value}")
+        _check_number(name, value)
         return
     if value.ndim and value.shape != w.shape[:1]:
         raise ValueError(
@@ -172,12 +178,28 @@ def check_per_row(name: str, value: float | Tensor, w: Tensor) -> None:
         )
     if not value.is_floating_point():
         raise ValueError(f"{name} must be a floating-point tensor, got {value.dtype}")
-    if value.ndim and value.device != w.device:
+    if value.device != w.device and (value.ndim or value.device.type != "cpu"):
         raise ValueError(f"{name} is on {value.device}, the weight on {w.device}: move one")
     if torch.compiler.is_compiling() or value.device.type != "cpu":
         return
     if not bool((value >= 0).all()):
         raise ValueError(f"{name} must be at least 0 in every row, got {value.min().item()}")
+
+
+def check_momentum(momentum: float, dampening: float, nesterov: bool) -> None:
+    """Refuse a negative momentum, and Nesterov's without momentum or with dampening."""
+    _check_number("momentum", momentum)
+    if nesterov and (momentum == 0 or dampening != 0):
+        raise ValueError("nesterov needs a momentum above 0 and no dampening")
+
+
+def _check_number(name: str, value: float) -> None:
+    try:
+        fits = value >= 0
+    except TypeError:
+        raise ValueError(f"{name} must be a number or a tensor, got {value!r}") from None
+    if not fits:
+        raise ValueError(f"{name} must be at least 0, got {value}")
 
 
 def _check_rows(w: Tensor) -> None:
@@ -190,7 +212,14 @@ def _check_rows(w: Tensor) -> None:
         )
 
 
+def _check_writable(name: str, t: Tensor) -> None:
+    if 0 in t.stride() and any(s == 0 and n > 1 for s, n in zip(t.stride(), t.shape, strict=True)):
+        raise ValueError(f"{name} is expanded: its elements share memory, clone it first")
+
+
 def _check_alike(name: str, other: Tensor, w: Tensor) -> None:
+    if not isinstance(other, Tensor):
+        raise ValueError(f"{name} must be a tensor like the weight, got {type(other).__name__}")
     for what in ("shape", "dtype", "device", "layout"):
         expected, got = getattr(w, what), getattr(other, what)
         if expected != got:

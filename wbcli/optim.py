@@ -174,10 +174,7 @@ def _needs_row_step(p: Tensor, group: dict) -> bool:
 def _check_group(group: dict) -> None:
     if group["unit_norm"] and group["max_norm"] is not None:
         raise ValueError("unit_norm and max_norm exclude each other: give one of them")
-    if not group["momentum"] >= 0:
-        raise ValueError(f"momentum must be at least 0, got {group['momentum']}")
-    if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
-        raise ValueError("nesterov needs a momentum above 0 and no dampening")
+    ops.check_momentum(group["momentum"], group["dampening"], group["nesterov"])
     for p in group["params"]:
         for key in ("lr", "weight_decay"):
             ops.check_per_row(key, group[key], p)
