@@ -17,8 +17,8 @@ AllKernels choose_kernels() {
   const char* variable = std::getenv("ATEN_CPU_CAPABILITY");
   const std::string_view limit = variable ? variable : "";
   if (limit == "default") return portable_kernels();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-      __builtin_cpu_supports("f16c");
+  // Every processor with AVX2 has F16C, which older compilers cannot ask for.
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   if (avx2 && avx512 && limit != "avx2") return avx512_kernels();
