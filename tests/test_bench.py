@@ -89,6 +89,21 @@ def test_ratio_and_spread_by_hand():
     assert (ours["bytes"], copy["bytes"]) == (8, 16)
 
 
+def test_where_torch_compile_fails_it_is_left_out_and_said(capsys, monkeypatch):
+    def broken(function):
+        def call(*args, **options):
+            raise RuntimeError("no C++ compiler\nand more")
+
+        return call
+
+    monkeypatch.setattr(bench, "_compile", broken)
+    once = ("--shape", "4x3", "--rounds", "2", "--cache", "warm", "--json")
+    code, out, err = run(capsys, "bench", "step", *once)
+    assert code == 0
+    assert "torch.compile" not in {result["name"] for result in json.loads(out)["results"]}
+    assert err.count("torch.compile is left out, it fails here: no C++ compiler\n") == 1
+
+
 @pytest.mark.parametrize("shape", ["40", "0x4", "axb", "4x-2"])
 def test_a_wrong_shape_is_told_what_was_expected(capsys, shape):
     code, out, err = run(capsys, "bench", "op", "--shape", shape)

@@ -129,13 +129,15 @@ def run(
     seconds: float,
     compiled: bool,
     on_case: Callable[[Case], None] = lambda case: None,
+    on_omission: Callable[[str], None] = lambda reason: None,
 ) -> list[dict]:
     """Time `op` or `step`; a result for each case and peer.
 
     Args:
         rounds, seconds: a case ends after so many rounds, or after so many seconds and
             MIN_ROUNDS rounds.
-        compiled: whether torch.compile of the torch twin is one of the peers.
+        compiled: whether torch.compile of the torch twin is one of the peers; where it
+            fails it is left out, and `on_omission` is told why.
 
     Returns:
         Dicts of case, `name`, `median_us`, `spread` (interquartile range over median),
@@ -148,6 +150,7 @@ def run(
         on_case(case)
         operands = Operands(case, dtype, device, steps=name == "step")
         peers = PEERS[name](operands, compiled)
+        compiled = compiled and _compiles(peers, on_omission)
         times = _time_in_turns(peers, operands, flush, case.cache, rounds, seconds)
         one_pass = operands.weight.numel() * operands.weight.element_size()
         results += _summarize(case, dtype, peers, times, one_pass)
@@ -166,6 +169,17 @@ def machine(device: torch.device) -> dict[str, object]:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
+
+
+def _compiles(peers: dict[str, Peer], on_omission: Callable[[str], None]) -> bool:
+    """Whether torch.compile works on this machine; without it the peer is taken out."""
+    try:
+        peers["torch.compile"].call()
+    except RuntimeError as error:
+        del peers["torch.compile"]
+        on_omission(f"torch.compile is left out, it fails here: {str(error).splitlines()[0]}")
+        return False
+    return True
 
 
 def _time_in_turns(

@@ -131,6 +131,7 @@ def _bench(
         on_case=lambda case: console.say(
             f"{case.shape[0]}x{case.shape[1]} {dtype}, {case.clipped} clipped, {case.cache} cache"
         ),
+        on_omission=console.warn,
     )
     machine = bench.machine(device)
     if as_json:
