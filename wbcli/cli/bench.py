@@ -78,8 +78,9 @@ def bench_command():
 @bench_command.command("op", cls=Command)
 @bench_options
 def op_command(**options):
-    """Time MaxNorm: ours, renorm_, by hand, the released code's way, torch.compile.
+    """Time MaxNorm alone.
 
+    Against renorm_, what one writes by hand, the released code's way, and torch.compile.
     "read" and "copy" are one read and one copy of the weight: what no op can beat with no
     row clipped, and with all of them.
 
@@ -93,9 +94,10 @@ def op_command(**options):
 @bench_command.command("step", cls=Command)
 @bench_options
 def step_command(**options):
-    """Time an SGD step with MaxNorm: ours, and torch.optim.SGD with renorm_.
+    """Time an SGD step with MaxNorm.
 
-    "fused SGD" is PyTorch's, without any projection.
+    Against torch.optim.SGD and renorm_ after it, and torch.compile. "fused SGD" is PyTorch's
+    without any projection: what no step with one can beat by much.
 
     \b
     Example:
