@@ -28,8 +28,12 @@ CPP_PROBE = """
 #ifndef __GNUC__
 #error "expected GCC or Clang"
 #endif
-#include <vector>
-int size() { return std::vector<int>(3).size(); }
+#include <torch/csrc/stable/ops.h>
+#ifdef __x86_64__
+#include <immintrin.h>
+__attribute__((target("avx512f"))) __m512 twice(__m512 x) { return _mm512_add_ps(x, x); }
+bool has() { return __builtin_cpu_supports("avx512vl"); }
+#endif
 """
 CUDA_PROBE = "__global__ void k() {}\nint run() { k<<<1, 1>>>(); return cudaGetLastError(); }\n"
 
@@ -61,11 +65,18 @@ def probe(suffix: str, code: str, command: list[str], what: str) -> str:
 
 def cpu_extension():
     try:
-        from torch.utils.cpp_extension import CppExtension, get_cxx_compiler
+        from torch.utils.cpp_extension import CppExtension, get_cxx_compiler, include_paths
     except ImportError as error:
         raise Unbuildable(f"torch could not be imported during the build: {error}") from error
     cxx = get_cxx_compiler()
-    probe(".cpp", CPP_PROBE, [*cxx.split(), "-shared", "-fPIC"], f"the C++ compiler {cxx}")
+    flags = [
+        "-std=c++20",
+        "-shared",
+        "-fPIC",
+        STABLE_ABI,
+        *(f"-I{path}" for path in include_paths()),
+    ]
+    probe(".cpp", CPP_PROBE, [*cxx.split(), *flags], f"the C++ compiler {cxx}")
     os.environ.setdefault("CC", cxx)  # links with it too, whatever Python was built with
     return CppExtension(
         "wbcli._cpu",
@@ -96,7 +107,7 @@ def cuda_extension():
     extension = cpp_extension.CUDAExtension(
         "wbcli._cuda",
         sorted(glob("csrc/cuda/*.cu")),
-        depends=glob("csrc/*.h") + glob("csrc/cuda/*.cuh"),
+        depends=glob("csrc/*.h"),
         extra_compile_args={"nvcc": NVCC_FLAGS},
         extra_link_args=runtime,
         py_limited_api=True,
@@ -107,11 +118,11 @@ def cuda_extension():
 
 def find_toolkit() -> tuple[Path, str]:
     """The folder of the CUDA toolkit and its version, as nvcc itself tells them."""
-    homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
-    candidates = [f"{home}/bin/nvcc" for home in homes] + ["nvcc", "/usr/local/cuda/bin/nvcc"]
+    wish = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    candidates = [f"{wish}/bin/nvcc"] if wish else ["nvcc", "/usr/local/cuda/bin/nvcc"]
     nvcc = next((path for path in map(shutil.which, candidates) if path), None)
     if nvcc is None:
-        raise Unbuildable("no nvcc in CUDA_HOME, on PATH or in /usr/local/cuda")
+        raise Unbuildable(f"no nvcc in {wish}/bin" if wish else "no nvcc on PATH or in /usr/local")
     dryrun = probe(".cu", "", [nvcc, "--dryrun", "-c"], nvcc)
     top = re.search(r"^#\$ TOP=(.*)$", dryrun, re.MULTILINE)
     home = Path(top[1].strip()).resolve() if top else Path(nvcc).resolve().parent.parent

@@ -104,7 +104,7 @@ def test_where_torch_compile_fails_it_is_left_out_and_said(capsys, monkeypatch):
     assert err.count("torch.compile is left out, it fails here: no C++ compiler\n") == 1
 
 
-@pytest.mark.parametrize("shape", ["40", "0x4", "axb", "4x-2"])
+@pytest.mark.parametrize("shape", ["40", "0x4", "axb", "4x-2", "9999999999x2"])
 def test_a_wrong_shape_is_told_what_was_expected(capsys, shape):
     code, out, err = run(capsys, "bench", "op", "--shape", shape)
     assert (code, out) == (2, "")

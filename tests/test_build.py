@@ -47,7 +47,7 @@ def test_without_nvcc_there_are_cpu_kernels(setup, monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     extensions, record = setup.plan()
     assert [extension.name for extension in extensions] == ["wbcli._cpu"]
-    wanted = "not built: no nvcc in CUDA_HOME, on PATH or in /usr/local/cuda"
+    wanted = "not built: no nvcc on PATH or in /usr/local"
     assert record == {"cpu": None, "cuda": wanted, "cuda_version": None}
 
 
@@ -64,7 +64,10 @@ def test_a_wish_decides_instead_of_a_guess(setup, monkeypatch):
     monkeypatch.setenv("WBCLI_CUDA", "1")
     hide_nvcc(setup, monkeypatch)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    with pytest.raises(SystemExit, match="WBCLI_CUDA=1, but: no nvcc in CUDA_HOME"):
+    with pytest.raises(SystemExit, match="WBCLI_CUDA=1, but: no nvcc on PATH or in /usr/local"):
+        setup.plan()
+    monkeypatch.setenv("CUDA_HOME", "/nowhere")
+    with pytest.raises(SystemExit, match="WBCLI_CUDA=1, but: no nvcc in /nowhere/bin"):
         setup.plan()
     monkeypatch.setenv("WBCLI_CUDA", "yes")
     with pytest.raises(SystemExit, match="WBCLI_CUDA must be 0 or 1, got 'yes'"):

@@ -77,14 +77,22 @@ def test_training_without_the_extension_gives_the_same_weights(pure):
 def test_doctor_says_that_the_extension_is_missing(pure):
     found = json.loads(python("-m", "wbcli", "doctor", "--json", path=pure).stdout)["extension"]
     assert (found["built"], found["cpu"], found["cuda"]) == (False, False, False)
-    assert f"cpu: not built: no library in {pure / 'wbcli'}; install with pip" in found["reason"]
+    reason = f"not built: no library in {pure / 'wbcli'} (pip install makes it)"
+    assert found["reason"] == f"cpu: {reason}; cuda: {reason}"
 
 
 def test_doctor_repeats_why_the_build_left_something_out(pure):
-    record = {"cpu": None, "cuda": "not built: no nvcc", "cuda_version": None}
+    record = {"cpu": None, "cuda": "not built: nvcc: no; really", "cuda_version": None}
     (pure / "wbcli" / "_build.json").write_text(json.dumps(record))
     table = python("-m", "wbcli", "doctor", path=pure).stdout
-    assert "cuda: not built: no nvcc" in table
+    assert "kernels, cuda   not built: nvcc: no; really\n" in table
+
+
+def test_a_damaged_build_record_is_named(pure):
+    (pure / "wbcli" / "_build.json").write_text("{")
+    done = python("-m", "wbcli", "doctor", path=pure)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"Error: {pure / 'wbcli' / '_build.json'} is damaged (" in done.stderr
 
 
 def test_an_extension_that_is_there_and_broken_is_an_error(pure):
@@ -95,6 +103,13 @@ def test_an_extension_that_is_there_and_broken_is_an_error(pure):
     assert f"Error: the compiled kernels {broken} cannot be loaded" in done.stderr
     assert "reinstall wbcli, or delete that file" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_library_of_an_earlier_build_is_left_alone(monkeypatch, tmp_path):
+    (tmp_path / "_cuda.abi3.so").touch()
+    monkeypatch.setattr(extension, "FOLDER", tmp_path)
+    reason = f"left by another build: {tmp_path / '_build.json'} does not know it"
+    assert extension._reason_against("cuda") == reason
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from itertools import product
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
 from wbcli import extension, ops, reference
 
@@ -151,8 +152,9 @@ def draw_step(w: Tensor, dice: random.Random) -> dict:
     def setting(low: float, high: float) -> float | Tensor:
         kind = dice.choice(["number", "0-d", "rows"])
         if kind == "rows":
-            values = [dice.uniform(low, high) for _ in range(w.shape[0])]
-            return torch.tensor(values, device=w.device, dtype=dice.choice(DTYPES[:2]))
+            values = [dice.uniform(low, high) for _ in range(2 * w.shape[0])]
+            values = torch.tensor(values, device=w.device, dtype=dice.choice(DTYPES[:2]))
+            return dice.choice([values[::2], values[: w.shape[0]], values[0].expand(w.shape[0])])
         value = dice.uniform(low, high)
         return torch.tensor(value, device=w.device) if kind == "0-d" else value
 
@@ -171,9 +173,11 @@ def draw_step(w: Tensor, dice: random.Random) -> dict:
     }
 
 
-def step_in_float64(w: Tensor, grad: Tensor, buf: Tensor | None, step: dict) -> Tensor:
-    """The equations of `ops.sgd_max_norm_`, in float64."""
-    x, g = in_float64(w), in_float64(grad)
+def step_in_float64(
+    w: Tensor, grad: Tensor, buf: Tensor | None, step: dict
+) -> tuple[Tensor, Tensor | None]:
+    """The equations of `ops.sgd_max_norm_`, in float64: the new w and m."""
+    x, g, m = in_float64(w), in_float64(grad), None
     g = (-g if step["maximize"] else g) + column(step["weight_decay"], w) * x
     if buf is not None:
         m = step["momentum"] * in_float64(buf) + (1 - step["dampening"]) * g
@@ -182,11 +186,17 @@ def step_in_float64(w: Tensor, grad: Tensor, buf: Tensor | None, step: dict) -> 
     x = x.to(w.dtype).double()  # a step rounds what a projection then reads
     norms = column(norms_in_float64(x), w)
     if step["unit_norm"]:
-        return torch.where(norms > 0, x / norms, x)
-    if step["radius"] is None:
-        return x
-    delta = column(step["radius"], w)
-    return torch.where(norms > delta, x * delta / norms, x)
+        x = torch.where(norms > 0, x / norms, x)
+    elif step["radius"] is not None:
+        delta = column(step["radius"], w)
+        x = torch.where(norms > delta, x * delta / norms, x)
+    return x, m
+
+
+def assert_as_computed(got: Tensor, expected: Tensor, what: tuple) -> None:
+    """A step may round to the other side: a unit of the largest terms, before a projection."""
+    error = (got.double() - expected).abs().amax() / (1 + expected.abs().amax())
+    assert error < 2 * torch.finfo(got.dtype).eps + 1e-14, what
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -200,11 +210,13 @@ def test_sgd_max_norm(dtype, device):
         buf = grad.flip(0) / 2 if step["momentum"] else None
         if w.ndim == 2:
             grad = placed(dice.choice(LAYOUTS[:5]), grad)
-        expected = step_in_float64(w, grad, buf, step)
+            buf = None if buf is None else placed(dice.choice(LAYOUTS[:5]), buf)
+            grad = grad[:1].expand(grad.shape) if dice.random() < 0.1 else grad
+        expected, expected_buf = step_in_float64(w, grad, buf, step)
         ops.sgd_max_norm_(w, grad, buf, **step)
-        # The step may round to the other side: a unit of the largest terms, before the projection.
-        error = (w.double() - expected).abs().amax() / (1 + expected.abs().amax())
-        assert error < 2 * torch.finfo(dtype).eps + 1e-14, (layout, step)
+        assert_as_computed(w, expected, (layout, step))
+        if buf is not None:
+            assert_as_computed(buf, expected_buf, (layout, step))
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -251,6 +263,22 @@ def test_special_values_go_as_in_the_torch_twin(width, dtype, device):
         assert torch.equal(got[0], w[0]), "a zero row stays zero"
         assert got[2].isnan().any() and not got[5].isnan().any(), "NaN is its row's problem"
     torch.testing.assert_close(ops.row_norms(w), reference.row_norms(w), equal_nan=True)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_no_weight_decay_does_not_look_at_the_weight(device):
+    w = torch.tensor([[math.inf, 1.0], [1.0, 1.0]], device=device)
+    buf = torch.zeros_like(w)
+    ops.sgd_max_norm_(w, torch.ones_like(w), buf, lr=0.5, momentum=0.9, weight_decay=0.0)
+    assert torch.equal(buf, torch.ones_like(w)), "0 times inf would be NaN"
+    assert w.tolist() == [[math.inf, 0.5], [0.5, 0.5]]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_norms_of_expanded_rows(device):
+    row = torch.tensor([[3.0, 4.0]], device=device)
+    assert ops.row_norms(row.expand(3, 2)).tolist() == [5.0, 5.0, 5.0]
+    assert ops.row_norms(row.t().expand(2, 3)).tolist() == pytest.approx([27**0.5, 48**0.5])
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -397,7 +425,15 @@ def test_row_norms_have_gradients():
     assert torch.equal(zero.grad, torch.zeros(2, 3)), "no NaN at 0"
 
 
-@pytest.mark.parametrize("change", [lambda w: ops.max_norm_(w, 0.1), ops.tau_norm_])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda w: ops.max_norm_(w, 0.1),
+        ops.tau_norm_,
+        lambda w: ops.sgd_max_norm_(w, torch.ones(3, 4), lr=0.1),
+        lambda w: ops.sgd_max_norm_(torch.ones(3, 4), torch.ones(3, 4), w, lr=0.1, momentum=0.9),
+    ],
+)
 def test_autograd_refuses_to_go_back_through_values_that_were_changed(change):
     w = torch.randn(3, 4, requires_grad=True)
     loss = (w * w).sum()
@@ -430,8 +466,11 @@ def test_kernels_called_past_the_door_want_operands_that_are_alike():
     for rows in [torch.ones(2), torch.ones(3, 1), torch.ones(3).double()]:
         with pytest.raises(RuntimeError, match="radius must be"):
             torch.ops.wbcli.max_norm_.default(w, 1.0, rows)
+    expanded = torch.ones(1, 4).expand(3, 4)
     with pytest.raises(RuntimeError, match="w is expanded"):
-        torch.ops.wbcli.max_norm_.default(torch.ones(1, 4).expand(3, 4), 1.0)
+        torch.ops.wbcli.max_norm_.default(expanded, 1.0)
+    with pytest.raises(RuntimeError, match="buf is expanded"):
+        step(w, w.clone(), expanded, *numbers)
     assert torch.equal(w, torch.ones(3, 4))
 
 
@@ -468,3 +507,10 @@ def test_a_cuda_graph_follows_settings_in_device_memory():
             unit_norm=False,
         )
         torch.testing.assert_close(w, expected)
+
+
+def test_ops_trace_with_fake_tensors():
+    with FakeTensorMode():
+        w, radius = torch.empty(3, 4), torch.empty(3)
+        assert ops.max_norm_(w, radius) is w
+        assert ops.row_norms(w.bfloat16()).dtype == torch.float32

@@ -6,6 +6,7 @@ Every test runs on what the dispatcher has: compiled kernels, or the torch twins
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -104,9 +105,12 @@ def test_nan_rows_stay_nan_and_are_nobody_elses_problem():
 
 
 def test_empty_weights_are_left_as_they_are():
-    for shape in [(0, 4), (4, 0)]:
+    for shape in [(0, 4), (4, 0), (0, 0)]:
         w = torch.empty(shape)
         assert ops.max_norm_(w, 1.0) is w
+        assert ops.sgd_max_norm_(w, w.clone(), lr=0.1, radius=1.0) is w
+        torch.ones(1000).mul_(2)  # memory that a result could find
+        assert torch.equal(ops.row_norms(w), torch.zeros(shape[0]))
 
 
 def test_tau_norm_by_hand():
@@ -136,12 +140,15 @@ def test_tau_norm_by_hand():
         (lambda: ops.max_norm_(torch.ones(2, 2, dtype=torch.float8_e5m2), 1.0), "got torch.float8"),
         (
             lambda: ops.max_norm_(torch.ones(2, 2), torch.ones(2, device="meta")),
-            "max_norm is on meta, the weight on cpu: move one",
+            "radius is on meta, the weight on cpu: move one",
         ),
         (
             lambda: ops.max_norm_(torch.ones(2, 2), torch.ones((), device="meta")),
-            "max_norm is on meta, the weight on cpu: move one",
+            "radius is on meta, the weight on cpu: move one",
         ),
+        (lambda: ops.max_norm_(torch.ones(4, 2), np.ones(4)), "must be a number or a tensor, got"),
+        (lambda: ops.max_norm_(torch.ones(2, 2).requires_grad_() * 1, 1.0), "this op has no grad"),
+        (lambda: ops.tau_norm_(torch.ones(2, 2), "1"), "tau must be a finite number"),
         (lambda: ops.tau_norm_(torch.ones(2, 2), -1.0), "tau must be a finite number"),
         (lambda: ops.tau_norm_(torch.ones(2, 2), math.inf), "tau must be a finite number"),
     ],
@@ -163,11 +170,13 @@ def test_wrong_arguments_are_told_what_was_expected(call, message):
         ({"buf": torch.ones(2)}, "buf must have the shape of the weight, [2, 3], got [2]"),
         ({"buf": torch.ones(1, 3).expand(2, 3)}, "buf is expanded: its elements share memory"),
         ({"buf": None}, "a momentum above 0 needs a buf: zeros before the first step"),
+        ({"lr": None}, "lr must be a number or a tensor, got None"),
         ({"lr": -0.1}, "lr must be at least 0, got -0.1"),
         ({"lr": torch.tensor([0.1, -0.1])}, "lr must be at least 0 in every row, got -0.1"),
         ({"weight_decay": math.nan}, "weight_decay must be at least 0, got nan"),
         ({"weight_decay": torch.ones(3)}, "weight_decay must be one value or one per row ([2]"),
         ({"momentum": -0.9}, "momentum must be at least 0, got -0.9"),
+        ({"dampening": math.nan}, "dampening must be a finite number, got nan"),
         ({"nesterov": True, "dampening": 0.1}, "nesterov needs a momentum above 0 and no"),
         ({"radius": -1.0}, "radius must be at least 0, got -1.0"),
         ({"radius": 1.0, "unit_norm": True}, "unit_norm and a radius exclude each other"),

@@ -141,6 +141,113 @@ def test_settings_in_tensors_are_followed_when_they_change():
         torch.testing.assert_close(ours.bias, theirs.bias, rtol=1e-5, atol=1e-6)
 
 
+LAYOUTS = {
+    "contiguous": lambda t: t.clone(),
+    "a slice of columns": lambda t: torch.cat([t, t], 1)[:, : t.shape[1]],
+    "every second row": lambda t: t.repeat_interleave(2, 0)[::2],
+    "transposed": lambda t: t.t().contiguous().t(),
+    "expanded": lambda t: t[:1, :1].expand(t.shape),
+}
+
+
+@pytest.mark.parametrize("constraint", [{}, {"max_norm": 1.0}], ids=str)
+@pytest.mark.parametrize("grad_layout", LAYOUTS)
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "expanded"])
+def test_weights_and_gradients_may_lie_in_memory_as_they_like(layout, grad_layout, constraint):
+    values = torch.randn(4, 6, generator=torch.Generator().manual_seed(1))
+    place, place_grad = LAYOUTS[layout], LAYOUTS[grad_layout]
+    ours, theirs = nn.Parameter(place(values)), nn.Parameter(values.clone())
+    optimizers = [
+        SGD([ours], lr=0.1, momentum=0.9, **constraint),
+        torch.optim.SGD([theirs], lr=0.1, momentum=0.9, foreach=False),
+    ]
+    for seed in range(3):
+        grad = torch.randn(4, 6, generator=torch.Generator().manual_seed(seed))
+        ours.grad, theirs.grad = place_grad(grad), place_grad(grad).clone()
+        for optimizer in optimizers:
+            optimizer.step()
+        project_plainly(theirs, **constraint)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_a_slice_of_a_matrix_is_stepped_and_nothing_beside_it():
+    base = torch.zeros(4, 6)
+    layer = nn.Linear(3, 4, bias=False)
+    layer.weight = nn.Parameter(base[:, :3])
+    layer(torch.ones(1, 3)).sum().backward()
+    SGD(layer.parameters(), lr=1.0).step()
+    assert torch.equal(base, torch.tensor([[-1.0, -1.0, -1.0, 0.0, 0.0, 0.0]]).repeat(4, 1))
+
+
+def test_momentum_of_another_memory_format_is_continued():
+    torch.manual_seed(0)
+    first = nn.Conv2d(3, 4, 3)
+    images = torch.randn(2, 3, 5, 5)
+    plain = torch.optim.SGD(first.parameters(), lr=0.1, momentum=0.9)
+    second = copy.deepcopy(first).to(memory_format=torch.channels_last)
+    for layer in (first, second):
+        layer(images).square().sum().backward()
+    plain.step()
+    second.load_state_dict(first.state_dict())
+    optimizer = SGD(second.parameters(), lr=0.1, momentum=0.9)
+    optimizer.load_state_dict(copy.deepcopy(plain.state_dict()))
+    for _ in range(2):
+        plain.step()
+        optimizer.step()
+    torch.testing.assert_close(second.weight, first.weight)
+
+
+def test_a_fused_step_that_pytorch_would_get_wrong_is_refused():
+    p = nn.Parameter(torch.zeros(4, 6)[:, :3])
+    p.grad = torch.ones(4, 3)
+    with pytest.raises(ValueError, match="fused=True: PyTorch's fused SGD needs"):
+        SGD([p], lr=1.0, fused=True).step()
+
+
+def test_complex_and_scalar_parameters_are_stepped():
+    for start in (torch.ones(3, 2, dtype=torch.complex64), torch.tensor(1.0)):
+        p = nn.Parameter(start.clone())
+        p.grad = torch.ones_like(p)
+        SGD([p], lr=0.5, weight_decay=torch.tensor(0.0)).step()
+        torch.testing.assert_close(p.data, start / 2)
+
+
+def test_a_refused_step_leaves_no_buffer_behind():
+    p = nn.Parameter(torch.zeros(2, 2))
+    optimizer = SGD([p], lr=1.0, momentum=0.9, dampening=0.5, max_norm=100.0)
+    p.grad = torch.ones(2, 2).to_sparse()
+    with pytest.raises(ValueError, match="grad must have the layout of the weight"):
+        optimizer.step()
+    p.grad = torch.ones(2, 2)
+    optimizer.step()
+    assert torch.equal(p.data, -torch.ones(2, 2)), "the first buffer is the gradient itself"
+
+
+@pytest.mark.parametrize("constraint", [{"max_norm": 0.6}, {"unit_norm": True}], ids=str)
+def test_a_state_without_constraints_keeps_those_of_the_constructor(constraint):
+    for saved in (SGD(head().parameters(), lr=0.3), torch.optim.SGD(head().parameters(), lr=0.3)):
+        optimizer = SGD(head().parameters(), lr=9.0, **constraint)
+        optimizer.load_state_dict(saved.state_dict())
+        group = optimizer.param_groups[0]
+        assert group["lr"] == 0.3
+        assert {key: group[key] for key in constraint} == constraint
+    other = SGD(head().parameters(), lr=0.3, max_norm=0.9)
+    optimizer.load_state_dict(other.state_dict())
+    group = optimizer.param_groups[0]
+    assert (group["max_norm"], group["unit_norm"]) == (0.9, False)
+
+
+def test_a_state_from_before_an_option_existed_takes_its_default():
+    layer = head()
+    state = torch.optim.SGD(layer.parameters(), lr=0.3).state_dict()
+    for key in ("maximize", "foreach", "fused", "differentiable"):
+        state["param_groups"][0].pop(key)
+    optimizer = SGD(layer.parameters(), lr=9.0)
+    optimizer.load_state_dict(state)
+    steps(layer, optimizer, 1)
+    assert optimizer.param_groups[0]["maximize"] is False
+
+
 def test_a_parameter_may_get_its_first_gradient_later():
     first, second = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
     optimizer = SGD([first, second], lr=0.1, momentum=0.9)
@@ -188,6 +295,18 @@ def test_a_hook_gives_any_optimiser_the_constraint():
     assert layer.bias.norm() > 0.2, "the bias is left alone"
 
 
+def test_a_hook_refuses_both_constraints_at_once():
+    layer = head()
+    group = {"params": layer.parameters(), "max_norm": 1.0, "unit_norm": True}
+    with pytest.raises(ValueError, match="exclude each other"):
+        wbcli.project(torch.optim.Adam([group]))
+
+
+def test_constrained_weights_must_be_rows_of_real_numbers():
+    with pytest.raises(ValueError, match="expected a floating-point tensor of rows"):
+        SGD([nn.Parameter(torch.ones(2, 2, dtype=torch.complex64))], max_norm=1.0)
+
+
 def test_only_rows_are_constrained():
     layer = nn.Sequential(nn.Linear(8, 5), nn.LayerNorm(5))
     with torch.no_grad():
@@ -207,6 +326,8 @@ def test_only_rows_are_constrained():
         ({"weight_decay": -0.1}, "weight_decay must be at least 0"),
         ({"momentum": -0.1}, "momentum must be at least 0"),
         ({"nesterov": True}, "nesterov needs a momentum above 0"),
+        ({"dampening": "x"}, "dampening must be a finite number, got 'x'"),
+        ({"foreach": True, "fused": True}, "foreach and fused exclude each other"),
     ],
 )
 def test_wrong_settings_are_refused_at_once(settings, message):

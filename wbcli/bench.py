@@ -59,7 +59,7 @@ class Operands:
         norms = reference.row_norms(self._after_step() if steps else self.start)
         radii = {"none": 2 * norms.max(), "half": norms.median(), "all": norms.min() / 2}
         self.radius = radii[case.clipped].item()
-        self.share = {"none": 0.0, "half": 0.5, "all": 1.0}[case.clipped]
+        self.share = (norms > self.radius).float().mean().item()
 
     def restore(self) -> None:
         self.weight.copy_(self.start)

@@ -14,11 +14,6 @@ def examine(device_name: str = "auto") -> dict:
 
     device = resolve(device_name)
     built = {name: extension.library(name) is not None for name in extension.MISSING}
-    in_use = {
-        "cpu": f"compiled kernels for {torch.backends.cpu.get_cpu_capability()}",
-        "cuda": f"compiled kernels for CUDA {extension.build_record().get('cuda_version')}",
-    }
-    states = {name: reason or in_use[name] for name, reason in extension.MISSING.items()}
     return {
         "wbcli": __version__,
         "python": platform.python_version(),
@@ -28,6 +23,19 @@ def examine(device_name: str = "auto") -> dict:
         "extension": {
             "built": any(built.values()),
             **built,
-            "reason": "; ".join(f"{name}: {state}" for name, state in states.items()),
+            "reason": "; ".join(f"{name}: {state}" for name, state in kernels().items()),
         },
     }
+
+
+def kernels() -> dict[str, str]:
+    """For `cpu` and `cuda`: the compiled kernels in use, or why there are none."""
+    import torch
+
+    from wbcli import extension
+
+    in_use = {
+        "cpu": f"compiled kernels for {torch.backends.cpu.get_cpu_capability()}",
+        "cuda": f"compiled kernels for CUDA {extension.build_record()['cuda_version']}",
+    }
+    return {name: reason or in_use[name] for name, reason in extension.MISSING.items()}

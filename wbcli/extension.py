@@ -16,6 +16,7 @@ from torch import Tensor
 from wbcli import reference
 
 FOLDER = Path(__file__).parent
+RECORD = "_build.json"
 _library = torch.library.Library("wbcli", "DEF")
 _ROW_SETTINGS = "Tensor? lr_rows=None, Tensor? weight_decay_rows=None, Tensor? radius_rows=None"
 _SCHEMAS = (
@@ -63,9 +64,11 @@ def _load() -> dict[str, str]:
 def _reason_against(device_type: str) -> str:
     record = build_record()
     if library(device_type) is None:
-        return record.get(device_type) or f"not built: no library in {FOLDER}; install with pip"
+        return record[device_type] or f"not built: no library in {FOLDER} (pip install makes it)"
     if device_type == "cuda":
         built, runs = record["cuda_version"], torch.version.cuda
+        if built is None:
+            return f"left by another build: {FOLDER / RECORD} does not know it"
         if runs is None:
             return f"built for CUDA {built}, but torch {torch.__version__} has no CUDA"
         if built.split(".")[0] != runs.split(".")[0]:
@@ -75,10 +78,13 @@ def _reason_against(device_type: str) -> str:
 
 def build_record() -> dict[str, str | None]:
     """What setup.py left beside this file: why it left out a library, and nvcc's version."""
+    record = {"cpu": None, "cuda": None, "cuda_version": None}
     try:
-        return json.loads((FOLDER / "_build.json").read_text())
+        return record | json.loads((FOLDER / RECORD).read_text())
     except FileNotFoundError:
-        return {}
+        return record
+    except (ValueError, TypeError) as error:
+        raise RuntimeError(f"{FOLDER / RECORD} is damaged ({error}): reinstall wbcli") from error
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ The kernels behind it, compiled or torch twins, are registered in `extension.py`
 """
 
 import math
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -28,12 +29,12 @@ def row_norms(w: Tensor) -> Tensor:
             convolution); float64, float32, bfloat16 or float16, any strides.
 
     Returns:
-        `[K]`, float32 (float64 for float64 input); differentiable.
+        `[K]`, float32 (float64 for float64 input); differentiable (reverse mode).
 
     Raises:
         ValueError: `w` is not a floating-point tensor of at least two dimensions.
     """
-    _check_rows(w)
+    check_rows(w)
     return _ROW_NORMS(w)
 
 
@@ -46,7 +47,7 @@ def max_norm_(w: Tensor, radius: float | Tensor) -> Tensor:
 
     Args:
         w: `[K, D]` or `[K, ...]`, dtypes and strides as for `row_norms`; a leaf that
-            requires grad is taken as it is.
+            requires grad is taken as it is, for autograd does not see this op.
         radius: δ ≥ 0, one number or 0-d tensor for all rows, or a `[K]` tensor of any
             floating dtype.
 
@@ -55,11 +56,12 @@ def max_norm_(w: Tensor, radius: float | Tensor) -> Tensor:
 
     Raises:
         ValueError: wrong shape, dtype or device; a radius that is negative or NaN
-            (looked at in numbers and CPU tensors only: a device tensor is not read).
+            (looked at in numbers and CPU tensors only: a device tensor is not read);
+            a result of a computation that autograd records.
     """
-    _check_rows(w)
+    check_rows(w)
     _check_writable("w", w)
-    check_per_row("max_norm", radius, w)
+    check_per_row("radius", radius, w)
     _MAX_NORM(w, *_number_and_rows(radius, w))
     return _mutated(w)
 
@@ -80,9 +82,9 @@ def tau_norm_(w: Tensor, tau: float = 1.0) -> Tensor:
     Raises:
         ValueError: wrong shape or dtype, or τ negative or not finite.
     """
-    _check_rows(w)
+    check_rows(w)
     _check_writable("w", w)
-    if not (tau >= 0 and math.isfinite(tau)):
+    if not isinstance(tau, Real) or not (tau >= 0 and math.isfinite(tau)):
         raise ValueError(f"tau must be a finite number of at least 0, got {tau}")
     _TAU_NORM(w, tau)
     return _mutated(w)
@@ -125,7 +127,7 @@ def sgd_max_norm_(
         ValueError: wrong shape, dtype or device, or a setting out of range; device
             tensors are not read.
     """
-    _check_rows(w)
+    check_rows(w)
     _check_writable("w", w)
     _check_alike("grad", grad, w)
     if buf is not None:
@@ -134,14 +136,14 @@ def sgd_max_norm_(
     elif momentum:
         raise ValueError("a momentum above 0 needs a buf: zeros before the first step")
     check_momentum(momentum, dampening, nesterov)
-    for name, value in [("lr", lr), ("weight_decay", weight_decay), ("radius", radius)]:
-        if value is not None:
-            check_per_row(name, value, w)
     if unit_norm and radius is not None:
         raise ValueError("unit_norm and a radius exclude each other: give one of them")
+    radius = math.inf if radius is None else radius
+    for name, value in [("lr", lr), ("weight_decay", weight_decay), ("radius", radius)]:
+        check_per_row(name, value, w)
     lr, lr_rows = _number_and_rows(lr, w)
     weight_decay, weight_decay_rows = _number_and_rows(weight_decay, w)
-    radius, radius_rows = _number_and_rows(math.inf if radius is None else radius, w)
+    radius, radius_rows = _number_and_rows(radius, w)
     _SGD_MAX_NORM(
         w,
         grad,
@@ -176,33 +178,33 @@ def check_per_row(name: str, value: float | Tensor, w: Tensor) -> None:
             f"{name} must be one value or one per row ({list(w.shape[:1])} for a weight of shape "
             f"{list(w.shape)}), got shape {list(value.shape)}"
         )
-    if not value.is_floating_point():
+    if value.dtype not in DTYPES:
         raise ValueError(f"{name} must be a floating-point tensor, got {value.dtype}")
     if value.device != w.device and (value.ndim or value.device.type != "cpu"):
         raise ValueError(f"{name} is on {value.device}, the weight on {w.device}: move one")
-    if torch.compiler.is_compiling() or value.device.type != "cpu":
-        return
-    if not bool((value >= 0).all()):
+    has_values = type(value) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()
+    if has_values and value.device.type == "cpu" and not bool((value >= 0).all()):
         raise ValueError(f"{name} must be at least 0 in every row, got {value.min().item()}")
 
 
 def check_momentum(momentum: float, dampening: float, nesterov: bool) -> None:
     """Refuse a negative momentum, and Nesterov's without momentum or with dampening."""
     _check_number("momentum", momentum)
+    if not isinstance(dampening, Real) or not math.isfinite(dampening):
+        raise ValueError(f"dampening must be a finite number, got {dampening!r}")
     if nesterov and (momentum == 0 or dampening != 0):
         raise ValueError("nesterov needs a momentum above 0 and no dampening")
 
 
 def _check_number(name: str, value: float) -> None:
-    try:
-        fits = value >= 0
-    except TypeError:
-        raise ValueError(f"{name} must be a number or a tensor, got {value!r}") from None
-    if not fits:
+    if not isinstance(value, Real):
+        raise ValueError(f"{name} must be a number or a tensor, got {value!r}")
+    if not value >= 0:
         raise ValueError(f"{name} must be at least 0, got {value}")
 
 
-def _check_rows(w: Tensor) -> None:
+def check_rows(w: Tensor) -> None:
+    """Refuse what is not a dense floating-point tensor of rows."""
     if not isinstance(w, Tensor):
         raise ValueError(f"expected a tensor of rows [K, D], got {type(w).__name__}")
     if w.dtype not in DTYPES or w.ndim < 2 or w.layout != torch.strided:
@@ -215,6 +217,11 @@ def _check_rows(w: Tensor) -> None:
 def _check_writable(name: str, t: Tensor) -> None:
     if 0 in t.stride() and any(s == 0 and n > 1 for s, n in zip(t.stride(), t.shape, strict=True)):
         raise ValueError(f"{name} is expanded: its elements share memory, clone it first")
+    if t.requires_grad and not t.is_leaf and torch.is_grad_enabled():
+        raise ValueError(
+            f"{name} is the result of a computation that autograd records, and this op has no "
+            "gradient: call it under torch.no_grad(), or on a detached tensor"
+        )
 
 
 def _check_alike(name: str, other: Tensor, w: Tensor) -> None:

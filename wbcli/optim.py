@@ -22,14 +22,15 @@ class SGD(torch.optim.Optimizer):
     Args:
         params: parameters, or groups as for every torch optimiser; a group may set any
             of the options below.
-        lr, weight_decay: η and λ ≥ 0, one value or a `[K]` tensor, one per row.
+        lr, weight_decay: η and λ ≥ 0, one value or a `[K]` tensor, one per row (PyTorch's
+            schedulers set one lr: they want a number or a 0-d tensor).
         max_norm: δ ≥ 0, one value or a `[K]` tensor; None leaves rows alone.
         unit_norm: keep every row at length 1; excludes `max_norm`.
         momentum, dampening, nesterov, maximize, foreach, fused: as in torch.optim.SGD;
             the last two choose PyTorch's kernel for parameters without per-row work.
 
-    The state dict is interchangeable with torch.optim.SGD's; loading one without
-    constraints keeps those given here.
+    The state dict is interchangeable with torch.optim.SGD's, but for values per row, which
+    that one cannot use; loading one without constraints keeps those given here.
 
     Raises:
         ValueError: a setting out of range or of the wrong shape, both constraints at once.
@@ -72,12 +73,19 @@ class SGD(torch.optim.Optimizer):
             self.param_groups.pop()
             raise
 
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:  # a state of another optimiser, or of an older version
+            for key, value in self.defaults.items():
+                group.setdefault(key, value)
+
     def load_state_dict(self, state_dict: dict) -> None:
         constraints = [{key: group[key] for key in CONSTRAINTS} for group in self.param_groups]
         super().load_state_dict(state_dict)
-        for group, constraint in zip(self.param_groups, constraints, strict=True):
-            for key, value in constraint.items():
-                group.setdefault(key, value)
+        loaded_groups = state_dict["param_groups"]
+        for group, loaded, own in zip(self.param_groups, loaded_groups, constraints, strict=True):
+            if loaded.get("max_norm") is None and not loaded.get("unit_norm"):
+                group.update(own)
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -94,13 +102,14 @@ class SGD(torch.optim.Optimizer):
         return loss
 
     def _step_rows(self, p: Tensor, group: dict) -> None:
-        state, dampening = self.state[p], group["dampening"]
-        if group["momentum"] and state.get("momentum_buffer") is None:
-            state["momentum_buffer"] = torch.zeros_like(p)
-            dampening = 0.0  # the first buffer is the gradient itself, as in torch.optim.SGD
-        buffer = state.get("momentum_buffer") if group["momentum"] else None
+        state, dampening, buffer = self.state[p], group["dampening"], None
+        if group["momentum"]:
+            buffer = state.get("momentum_buffer")
+            if buffer is None:
+                buffer = torch.zeros_like(p)
+                dampening = 0.0  # the first buffer is the gradient itself, as in torch.optim.SGD
         ops.sgd_max_norm_(
-            *[t if t is None or t.ndim > 1 else t.unsqueeze(-1) for t in (p, p.grad, buffer)],
+            *[t if t is None or t.ndim > 1 else t.reshape(-1, 1) for t in (p, p.grad, buffer)],
             lr=group["lr"],
             momentum=group["momentum"],
             dampening=dampening,
@@ -110,18 +119,24 @@ class SGD(torch.optim.Optimizer):
             radius=group["max_norm"] if p.ndim > 1 else None,
             unit_norm=group["unit_norm"] and p.ndim > 1,
         )
+        if buffer is not None:
+            state["momentum_buffer"] = buffer
 
     def _step_plain(self, params: list[Tensor], group: dict) -> None:
-        started = [p for p in params if self.state[p].get("momentum_buffer") is not None]
-        new = [p for p in params if self.state[p].get("momentum_buffer") is None]
-        for together in (started, new):  # PyTorch's fused kernel wants all buffers, or none
-            if together:
-                self._call_torch(together, group)
+        alike: dict[tuple[bool, bool], list[Tensor]] = {}
+        for p in params:
+            buffer = self.state[p].get("momentum_buffer")
+            alike.setdefault((buffer is None, _fits_fused(p, buffer)), []).append(p)
+        for (_, fits_fused), together in alike.items():
+            self._call_torch(together, group, fits_fused)
 
-    def _call_torch(self, params: list[Tensor], group: dict) -> None:
+    def _call_torch(self, params: list[Tensor], group: dict, fits_fused: bool) -> None:
         foreach, fused = group["foreach"], group["fused"]
-        if foreach is None and fused is None:
-            fused = all(p.device.type in ("cpu", "cuda") and not p.grad.is_sparse for p in params)
+        if fused and not fits_fused:
+            raise ValueError(
+                "fused=True: PyTorch's fused SGD needs weights, gradients and buffers of one dtype "
+                "that are contiguous in the same order; leave fused out"
+            )
         buffers = [self.state[p].get("momentum_buffer") for p in params]
         sgd(
             params,
@@ -129,7 +144,7 @@ class SGD(torch.optim.Optimizer):
             buffers,
             has_sparse_grad=any(p.grad.is_sparse for p in params),
             foreach=foreach,
-            fused=fused,
+            fused=fits_fused if foreach is None and fused is None else fused,
             weight_decay=float(group["weight_decay"]),
             momentum=group["momentum"],
             lr=group["lr"],
@@ -153,9 +168,10 @@ def project(optimizer: torch.optim.Optimizer, args=None, kwargs=None) -> None:
         optimizer.register_step_post_hook(wbcli.project)
 
     Raises:
-        ValueError: a radius out of range or of the wrong shape.
+        ValueError: a radius out of range or of the wrong shape, both constraints at once.
     """
     for group in optimizer.param_groups:
+        _check_constraint(group)
         for p in group["params"]:
             if p.ndim > 1 and group.get("unit_norm"):
                 ops.tau_norm_(p)
@@ -171,12 +187,31 @@ def _needs_row_step(p: Tensor, group: dict) -> bool:
     return per_row or (isinstance(decay, Tensor) and decay.device.type != "cpu")
 
 
-def _check_group(group: dict) -> None:
-    if group["unit_norm"] and group["max_norm"] is not None:
+def _fits_fused(p: Tensor, buffer: Tensor | None) -> bool:
+    """Whether PyTorch's fused SGD takes these: it walks memory, and looks at no strides."""
+    operands = [t for t in (p, p.grad, buffer) if t is not None]
+    if p.device.type not in ("cpu", "cuda") or p.dtype not in ops.DTYPES:
+        return False
+    if any(t.layout != torch.strided or t.dtype != p.dtype for t in operands):
+        return False
+    orders = [torch.contiguous_format] + ([torch.channels_last] if p.ndim == 4 else [])
+    return any(all(t.is_contiguous(memory_format=order) for t in operands) for order in orders)
+
+
+def _check_constraint(group: dict) -> None:
+    if group.get("unit_norm") and group.get("max_norm") is not None:
         raise ValueError("unit_norm and max_norm exclude each other: give one of them")
+
+
+def _check_group(group: dict) -> None:
+    _check_constraint(group)
+    if group["foreach"] and group["fused"]:
+        raise ValueError("foreach and fused exclude each other: give one of them")
     ops.check_momentum(group["momentum"], group["dampening"], group["nesterov"])
     for p in group["params"]:
         for key in ("lr", "weight_decay"):
             ops.check_per_row(key, group[key], p)
+        if p.ndim > 1 and (group["unit_norm"] or group["max_norm"] is not None):
+            ops.check_rows(p)
         if p.ndim > 1 and group["max_norm"] is not None:
             ops.check_per_row("max_norm", group["max_norm"], p)

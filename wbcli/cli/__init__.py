@@ -61,6 +61,9 @@ def main(args: list[str] | None = None) -> None:
     try:
         code = cli.main(args, prog_name="wbcli", standalone_mode=False)
         sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        code = 2
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "wbcli"
         click.echo(f"Error: {error.format_message()} (see {command} --help)", err=True)

@@ -17,7 +17,7 @@ class Shape(click.ParamType):
     def convert(self, value, param, ctx):
         if isinstance(value, tuple):
             return value
-        match = re.fullmatch(r"(\d+)[x×](\d+)", value)
+        match = re.fullmatch(r"(\d{1,9})[x×](\d{1,9})", value)
         if not match or not all(int(size) > 0 for size in match.groups()):
             self.fail(f"expected rows x columns, such as 8142x2048, got {value!r}", param, ctx)
         return int(match[1]), int(match[2])

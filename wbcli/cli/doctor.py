@@ -21,7 +21,6 @@ def doctor_command(device, as_json, **unused):
     if as_json:
         console.print_json(found)
         return
-    kernels = found.pop("extension")["reason"].split("; ")
-    rows = [[part, state] for part, state in found.items()]
-    rows += [["kernels", kernel] for kernel in kernels]
+    rows = [[part, state] for part, state in found.items() if part != "extension"]
+    rows += [[f"kernels, {name}", state] for name, state in doctor.kernels().items()]
     console.print_table(["part", "state"], rows)
