@@ -1,13 +1,17 @@
 """setup.py: what it builds on which machine, and what the compiler says of the CUDA kernels."""
 
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+import wbcli
 
 pytest.importorskip("setuptools")
 ROOT = Path(__file__).parent.parent
@@ -105,6 +109,27 @@ def test_a_toolkit_without_libraries_takes_those_of_torch(setup, monkeypatch, tm
     static.mkdir(parents=True)
     (static / "libcudart_static.a").touch()
     assert setup.find_runtime(tmp_path / "toolkit")[:2] == [f"-L{static}", "-lcudart_static"]
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
+def test_the_cpu_kernels_do_not_rely_on_what_the_compiler_inlines(setup, tmp_path):
+    """Without optimisation, a function that misses its instruction set shows as wrong numbers."""
+    package = Path(wbcli.__file__).parent
+    shutil.copytree(package, tmp_path / "wbcli", ignore=shutil.ignore_patterns("_cpu*.so"))
+    folder = Path(torch.__file__).parent
+    command = ["c++", *setup.CXX_FLAGS, "-O0", "-std=c++20", "-fPIC", "-shared", "-w"]
+    command += [*sorted((ROOT / "csrc" / "cpu").glob("*.cpp")), f"-I{folder / 'include'}"]
+    command += [f"-L{folder / 'lib'}", "-ltorch_cpu", "-o", tmp_path / "wbcli" / "_cpu.abi3.so"]
+    subprocess.run(list(map(str, command)), check=True)
+    tests = [ROOT / "tests" / name for name in ("test_ops.py", "test_kernels.py")]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *tests]
+        + ["-k", "not two_to_the_31 and not compiles and not opcheck"],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
 
 
 @needs_nvcc

@@ -194,9 +194,9 @@ def step_in_float64(
 
 
 def assert_as_computed(got: Tensor, expected: Tensor, what: tuple) -> None:
-    """A step may round to the other side: a unit of the largest terms, before a projection."""
+    """Within a few roundings of the largest terms: a step makes several, a norm some more."""
     error = (got.double() - expected).abs().amax() / (1 + expected.abs().amax())
-    assert error < 2 * torch.finfo(got.dtype).eps + 1e-14, what
+    assert error < 4 * torch.finfo(got.dtype).eps + 1e-14, what
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -57,6 +57,12 @@ struct One {
 template <typename A>
 class SumOfSquares {
  public:
+  // Written out: GCC's target pragma does not reach the functions that a compiler makes itself,
+  // and one that is built without AVX-512 passes vectors in another way.
+  SumOfSquares() {
+    for (Vec<A>& part : parts_) part = Vec<A>::all(0);
+  }
+
   void add(Vec<A> x, int part) { parts_[part] = Vec<A>::fma(x, x, parts_[part]); }
   void add(One<A> x, int) { rest_ = One<A>::fma(x, x, rest_); }
 
@@ -69,7 +75,7 @@ class SumOfSquares {
   }
 
  private:
-  Vec<A> parts_[4] = {Vec<A>::all(0), Vec<A>::all(0), Vec<A>::all(0), Vec<A>::all(0)};
+  Vec<A> parts_[4];
   One<A> rest_ = One<A>::all(0);
 };
 
