@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from wbcli.data import Split, sources
-from wbcli.data.batches import Batches, draw_epoch
+from wbcli.data.batches import Batches, bounds, draw_epoch
 
 CPU = torch.device("cpu")
 
@@ -74,7 +74,7 @@ def test_sets_that_are_not_mirrored_draw_no_flips():
 
 
 @pytest.mark.parametrize(
-    ("size", "batch", "bounds"),
+    ("size", "batch", "expected"),
     [
         (8, 4, [(0, 4), (4, 8)]),
         (10, 4, [(0, 4), (4, 8), (8, 10)]),
@@ -82,6 +82,5 @@ def test_sets_that_are_not_mirrored_draw_no_flips():
         (1, 4, [(0, 1)]),
     ],
 )
-def test_a_last_image_on_its_own_joins_the_batch_before(size, batch, bounds):
-    split, source = split_and_source(size)
-    assert Batches(split, source, batch, CPU).bounds() == bounds
+def test_a_last_image_on_its_own_joins_the_batch_before(size, batch, expected):
+    assert bounds(size, batch) == expected

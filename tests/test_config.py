@@ -99,6 +99,8 @@ def test_a_constraint_given_replaces_the_default_one(options, constraint, maxnor
         ({"imbalance_factor": 0.9}, "--imbalance-factor must be a finite number at least 1"),
         ({"val_per_class": -1}, "--val-per-class must be a finite number at least 0, got -1"),
         ({"radius": 0.0}, "--radius must be a finite number above 0, got 0"),
+        ({"beta": 1.0}, "--beta must be a finite number at least 0 and below 1, got 1"),
+        ({"beta": -0.1}, "--beta must be a finite number at least 0 and below 1, got -0.1"),
         ({"bottleneck": 0}, "--bottleneck must be a finite number at least 1, got 0"),
         ({"seed": -1}, "--seed must be a finite number at least 0"),
         ({"radius": 1.0, "unit_norm": True}, "--radius and --unit-norm exclude each other"),
@@ -115,6 +117,7 @@ def test_stage1_settings_out_of_range_are_refused(options, message):
     ("options", "message"),
     [
         ({"maxnorm": 1.1}, "--maxnorm must be a finite number at least 0 and at most 1, got 1.1"),
+        ({"views": 0}, "--views must be a finite number at least 1, got 0"),
         ({"maxnorm": -0.1}, "--maxnorm must be a finite number at least 0 and at most 1"),
         ({"maxnorm": 0.1, "radius": 1.0}, "--maxnorm and --radius exclude each other"),
         ({"maxnorm": 0.1, "unit_norm": True}, "--maxnorm and --unit-norm exclude each other"),
@@ -126,6 +129,54 @@ def test_stage2_settings_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError) as error:
         stage2(**options)
     assert message in str(error.value)
+
+
+def test_what_chose_the_settings_of_a_run_goes_down_to_its_children():
+    assert stage1().selected_on is None
+    parent = replace(stage1(), selected_on="test")
+    assert stage2(parent).selected_on == "test"
+    assert config.resolve_normalize(parent, "parent", {"tau": 1.0}).selected_on == "test"
+    assert stage2(stage1(), selected_on="val").selected_on == "val"
+
+
+def test_beta_is_that_of_the_paper_unless_given_and_is_not_inherited():
+    assert stage1().beta == stage2().beta == 0.9999
+    assert stage2(beta=0.0).beta == 0.0
+    assert stage2(stage1(beta=0.9)).beta == 0.9999
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"maxnorm": 0.3, "wd": 0.25, "lr": 0.5, "momentum": 0.5, "loss": "ce", "beta": 0.9},
+        {"maxnorm": "none", "views": 4, "epochs": 3, "batch_size": 7},
+        {"radius": 2.0, "project": "epoch"},
+        {"unit_norm": True, "layers": 2},
+        {"seed": 3, "imbalance_factor": 10.0, "imbalance_type": "step", "deterministic": True},
+        {"recipe": "released"},
+    ],
+    ids=str,
+)
+def test_the_options_of_a_stage2_make_it_again(options):
+    settings = stage2(**options)
+    assert stage2(**config.stage2_options(settings, {})) == settings
+
+
+@pytest.mark.parametrize(
+    ("given", "constraint"),
+    [
+        ({"maxnorm": 0.7}, {"maxnorm": 0.7}),
+        ({"maxnorm": "none"}, {}),
+        ({"radius": 3.0}, {"radius": 3.0}),
+        ({"unit_norm": True}, {"unit_norm": True}),
+    ],
+)
+@pytest.mark.parametrize("tuned", [{"maxnorm": 0.3}, {"radius": 2.0}, {"unit_norm": True}], ids=str)
+def test_a_constraint_given_replaces_the_one_of_other_settings(tuned, given, constraint):
+    options = config.stage2_options(stage2(**tuned), given) | given
+    nothing = {"maxnorm": None, "radius": None, "unit_norm": False}
+    assert stage2(**options) == replace(stage2(**tuned), **(nothing | constraint))
 
 
 def test_the_data_may_change_in_stage2_only_without_validation_images():

@@ -120,3 +120,28 @@ def test_the_temperature_of_tiny_logits_is_tiny():
     z = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])  # ln 3 apart is best
     batches = [(1e-3 * z[:, :, None, None], torch.tensor([0, 0, 1, 1]))]
     assert evaluate.fit_temperature(Table(), batches) == pytest.approx(1e-3 / math.log(3), rel=1e-3)
+
+
+def test_bins_of_confidence_are_counted(metrics):
+    """Of the 15, the 8th, 10th, 11th and 12th hold images."""
+    filled = [7, 9, 10, 11]
+    assert metrics["bin_images"][filled].tolist() == [1, 1, 2, 1]
+    assert metrics["bin_images"].sum() == 5
+    np.testing.assert_allclose(metrics["bin_confidence"][filled], [0.5, 0.61, 1.42, 0.8])
+    assert metrics["bin_hits"][filled].tolist() == [1, 0, 1, 1]
+
+
+def test_confusion_counts_labels_by_predictions():
+    """Predictions are 0, 1, 0 for label 0 and 1, 2 for label 1."""
+    each = evaluate.measure(Table(), as_batches(PROBABILITIES), 3, groups=torch.arange(3))
+    assert each["confusion"].tolist() == [[2, 1, 0], [0, 1, 1], [0, 0, 0]]
+    two = evaluate.measure(Table(), as_batches(PROBABILITIES), 3, groups=torch.tensor([1, 0, 0]))
+    assert two["confusion"].tolist() == [[2, 0], [1, 2]]
+
+
+def test_the_places_of_a_confusion_matrix_are_by_training_images():
+    index, names = evaluate.confusion_groups([3, 50, 7], ["a", "b", "c"])
+    assert index.tolist() == [2, 0, 1]
+    assert names == ["b", "c", "a"]
+    index, names = evaluate.confusion_groups(list(range(1, 1001)), [""] * 1000)
+    assert (index[-1], index[0], names[0], names[-1]) == (0, 49, "1000–981", "20–1")

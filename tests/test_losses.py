@@ -25,13 +25,16 @@ BY_HAND = {
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_by_hand(name):
-    loss = LOSSES[name](LOGITS, LABELS, WEIGHTS)
+    loss = LOSSES[name](LOGITS, LABELS, WEIGHTS[LABELS])
     assert loss.item() == pytest.approx(BY_HAND[name], rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["cb", "cb-bce", "cb-focal"])
 def test_an_image_weighs_as_its_own_class(name):
-    one = [LOSSES[name](LOGITS[i : i + 1], torch.tensor([i]), WEIGHTS).item() for i in (0, 1)]
+    one = [
+        LOSSES[name](LOGITS[i : i + 1], torch.tensor([i]), WEIGHTS[i : i + 1]).item()
+        for i in (0, 1)
+    ]
     both = LOSSES[name](LOGITS, torch.tensor([0, 1]), WEIGHTS).item()
     assert both == pytest.approx(sum(one) / 2)
 
@@ -39,8 +42,25 @@ def test_an_image_weighs_as_its_own_class(name):
 def test_bce_sums_every_class_over_k():
     """K = 3, p = (0.5, 0.3, 0.2), label 0: -(ln 0.5 + ln 0.7 + ln 0.8)/3."""
     logits = torch.log(torch.tensor([[0.5, 0.3, 0.2]]))
-    loss = LOSSES["cb-bce"](logits, torch.tensor([0]), torch.ones(3))
+    loss = LOSSES["cb-bce"](logits, torch.tensor([0]), torch.ones(1))
     assert loss.item() == pytest.approx(-math.log(0.5 * 0.7 * 0.8) / 3)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_a_logit_that_is_not_finite_spoils_the_loss_and_its_own_head_only(name, broken):
+    """Two heads [B, K, M], the second with a broken logit in its first image."""
+    both = torch.stack([LOGITS, LOGITS], 2)
+    both[0, 0, 1] = broken
+    both.requires_grad_()
+    labels, weights = LABELS[:, None].expand(2, 2), WEIGHTS[:1].expand(2, 2)
+    loss = LOSSES[name](both, labels, weights)
+    loss.backward()
+    assert loss.isnan()
+    alone = LOGITS.clone().requires_grad_()
+    (LOSSES[name](alone, LABELS, WEIGHTS[:1].expand(2)) / 2).backward()
+    torch.testing.assert_close(both.grad[..., 0], alone.grad)
+    assert both.grad[0, :, 1].isnan().any()
 
 
 @pytest.mark.parametrize(("p", "ratio"), [(0.01, 99.0), (0.97, 50.8)])
@@ -51,7 +71,7 @@ def test_gradient_of_the_released_loss_is_k_over_one_plus_p_smaller(p, ratio):
     gradients = []
     for name in ("cb", "cb-bce"):
         logits = probabilities.log().requires_grad_()
-        LOSSES[name](logits, torch.tensor([0]), torch.ones(100, dtype=torch.float64)).backward()
+        LOSSES[name](logits, torch.tensor([0]), torch.ones(1, dtype=torch.float64)).backward()
         gradients.append(logits.grad[0, 0].item())
     assert gradients[0] / gradients[1] == pytest.approx(ratio, rel=0.01)
 

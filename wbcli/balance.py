@@ -34,6 +34,11 @@ def relative_radius(weight: Tensor, t: float) -> float:
     return radius
 
 
+def radius_of(t: float | None, radius: float | None, weight: Tensor) -> float | None:
+    """The absolute δ of a layer: placed by the relative t where there is one, else `radius`."""
+    return radius if t is None else relative_radius(weight, t)
+
+
 def clipped_fraction(weights: list[Tensor], radii: list[float]) -> float:
     """Share of rows that lie on the surface of their ball, where a projection has put them.
 

@@ -115,6 +115,7 @@ class Config:
     precision: str = "fp32"
     deterministic: bool = False
     loss: str = "ce"
+    beta: float = 0.9999  # Cui et al., CVPR 2019, and the released code
     wd: float = 0.0
     lr: float = 0.01
     momentum: float = 0.9
@@ -127,10 +128,12 @@ class Config:
     project: str = "step"
     layers: int | None = None  # None: all of them train (stage 1)
     frozen_batch_norm: str = "eval"
+    views: int | None = None  # augmented views of cached features; None: one for each epoch
     checkpoint: str = "last"  # what eval and stage 2 read: last, or best-on-test
     tta: bool = False
     tau: float | None = None
     parent: str | None = None
+    selected_on: str | None = None  # the split on which `tune` chose these settings
 
     def __post_init__(self):
         _check_number("wd", self.wd, low=0)
@@ -141,6 +144,9 @@ class Config:
         _check_number("imbalance-factor", self.imbalance_factor, low=1)
         _check_number("val-per-class", self.val_per_class, low=0)
         _check_number("seed", self.seed, low=0, below=2**63)
+        _check_number("beta", self.beta, low=0, below=1)
+        if self.views is not None:
+            _check_number("views", self.views, low=1)
         if self.bottleneck is not None:
             _check_number("bottleneck", self.bottleneck, low=1)
         if self.radius is not None:
@@ -185,6 +191,8 @@ def resolve_stage1(options: dict[str, Any]) -> Config:
     """Fill what was not given from the recipe's defaults for this data set."""
     source = sources.find(options["dataset"])
     options = {"recipe": "paper", "imbalance_factor": source.imbalance_factor} | _given(options)
+    if float(options["imbalance_factor"]).is_integer():  # 50.0 from the command line is 50
+        options["imbalance_factor"] = int(options["imbalance_factor"])
     _check_one_constraint(options)
     return Config(**(_recipe(options["recipe"], options["dataset"], "stage1") | options))
 
@@ -201,6 +209,18 @@ def resolve_stage2(parent: Config, parent_name: str, options: dict[str, Any]) ->
     if options.get("maxnorm") == "none":
         options["maxnorm"] = None
     return Config(**(_inherited(parent, parent_name) | defaults | options))
+
+
+def stage2_options(settings: Config, given: dict[str, Any]) -> dict[str, Any]:
+    """The options with which `resolve_stage2` makes `settings` again, but for what is given."""
+    keys = ("recipe", "loss", "beta", "wd", "lr", "momentum", "epochs", "batch_size", "project")
+    keys += ("layers", "views", "seed", "imbalance_factor", "imbalance_type", "deterministic")
+    options = {key: getattr(settings, key) for key in keys}
+    constraint = {"maxnorm": settings.maxnorm, "radius": settings.radius}
+    constraint["unit_norm"] = settings.unit_norm or None
+    if not constraint.keys() & given.keys():
+        options |= constraint if settings.constraint() else {"maxnorm": "none"}
+    return options
 
 
 def resolve_normalize(parent: Config, parent_name: str, options: dict[str, Any]) -> Config:
@@ -248,6 +268,7 @@ def _inherited(parent: Config, parent_name: str) -> dict[str, Any]:
         "bottleneck",
         "init",
         "seed",
+        "selected_on",
     )
     return {key: getattr(parent, key) for key in keys} | {"parent": parent_name}
 

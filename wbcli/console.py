@@ -42,7 +42,7 @@ def print_table(columns: list[str], rows: list[list[Any]], caption: str = "") ->
         table.add_column(Text(column), justify="right" if numeric else "left", no_wrap=True)
     for row in rows:
         table.add_row(*[Text(format_cell(cell)) for cell in row])
-    console = _console(sys.stdout)
+    console = _console(sys.stdout, PIPE_WIDTH)  # better wrapped by the terminal than cut
     with console.capture() as capture:
         console.print(table)
     text = "\n".join(line.rstrip() for line in capture.get().splitlines())
@@ -57,11 +57,22 @@ def format_cell(cell: Any) -> str:
     return str(cell)
 
 
-class Progress:
-    """Progress of a training: a live bar on a terminal, a line for each epoch on a pipe."""
+def format_settings(settings: dict[str, Any]) -> str:
+    """wd 0.0005, lr 0.01, loss cb"""
+    return ", ".join(
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in settings.items()
+    )
 
-    def __init__(self, epochs: int, first_epoch: int, images_per_epoch: int):
-        self.epochs = epochs
+
+class Progress:
+    """Progress of a training: a live bar on a terminal, a line for each epoch on a pipe.
+
+    With `lines` off, for one training among many, a pipe gets nothing.
+    """
+
+    def __init__(self, epochs: int, first_epoch: int, images_per_epoch: int, *, lines: bool = True):
+        self.epochs, self.lines = epochs, lines
         self.bar = self.task = None
         if verbosity >= 0 and sys.stderr.isatty():
             self.bar, self.task = _bar(epochs * images_per_epoch, first_epoch * images_per_epoch)
@@ -84,7 +95,7 @@ class Progress:
             text = f"epoch {row['epoch']}/{self.epochs}  loss {row['train_loss']:.4f}  "
             text += f"test {format_cell(row['accuracy']['all'])}"
             self.bar.update(self.task, description=text)
-        else:
+        elif self.lines:
             say(f"{_describe(row, self.epochs)}  {row['images_per_second']:.0f} images/s")
 
 
@@ -116,14 +127,14 @@ def _bar(total: int, done: int):
     return bar, bar.add_task("first epoch", total=total, completed=done)
 
 
-def _console(stream):
+def _console(stream, width: int | None = None):
     from rich.console import Console
 
     terminal = stream.isatty()
     return Console(
         file=stream,
         force_terminal=terminal,
-        width=None if terminal else PIPE_WIDTH,
+        width=width if terminal else PIPE_WIDTH,
         color_system="auto" if terminal else None,
         highlight=False,
     )

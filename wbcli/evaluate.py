@@ -20,6 +20,8 @@ from wbcli.ops import row_norms
 
 ECE_BINS = 15
 EVAL_BATCH = 500
+MAX_CONFUSION = 200  # classes; above, the confusion matrix is of groups of classes
+CONFUSION_GROUPS = 50
 
 
 @torch.no_grad()
@@ -30,24 +32,28 @@ def measure(
     *,
     tta: bool = False,
     temperature: float = 1.0,
+    groups: Tensor | None = None,
 ) -> dict:
     """Run `network` in evaluation mode over (images, labels) batches.
 
     Args:
         tta: average the logits of each image and its mirror image.
         temperature: T by which logits are divided before the softmax.
+        groups: int64 [K] on the device, the group 0..G-1 of each class; asks for `confusion`.
 
     Returns:
         num_images; per class [K] arrays `images`, `accuracy` (per cent, NaN without
         images), `marginal_likelihood` (mean probability of the class over all images);
         `top5` (per cent, mean over classes), `macro_f1` (per cent), `nll` (nats, mean over
-        images), `ece` (per cent, 15 equal-width bins of the top probability).
+        images), `ece` (per cent, 15 equal-width bins of the top probability); per bin
+        [15] arrays `bin_images`, and sums `bin_confidence` and `bin_hits`; with `groups`
+        also `confusion` [G, G], images by the group of their label and of their prediction.
     """
     network.eval()
     sums = None
     for images, labels in batches:
         logits = logits_of(network, images, tta) / temperature
-        terms = _batch_sums(logits, labels, num_classes)
+        terms = _batch_sums(logits, labels, num_classes, groups)
         sums = terms if sums is None else {key: sums[key] + terms[key] for key in sums}
     return _metrics({key: value.cpu().numpy() for key, value in sums.items()})
 
@@ -58,29 +64,38 @@ def logits_of(network: nn.Module, images: Tensor, tta: bool) -> Tensor:
     return (logits + network(images.flip(3)).float()) / 2 if tta else logits
 
 
-def _batch_sums(logits: Tensor, labels: Tensor, num_classes: int) -> dict[str, Tensor]:
+def _batch_sums(
+    logits: Tensor, labels: Tensor, num_classes: int, groups: Tensor | None
+) -> dict[str, Tensor]:
     log_probabilities = F.log_softmax(logits, 1)
     probabilities = log_probabilities.exp()
     top = logits.topk(min(5, num_classes), 1).indices  # [B, ≤5]
     confidence, predicted = probabilities.max(1)
     hit = (predicted == labels).double()
 
-    def by_class(index: Tensor, weights: Tensor | None = None) -> Tensor:
+    def sums_at(index: Tensor, size: int, weights: Tensor | None = None) -> Tensor:
         values = torch.ones_like(hit) if weights is None else weights
-        return torch.zeros(num_classes, dtype=torch.float64, device=hit.device).index_add_(
+        return torch.zeros(size, dtype=torch.float64, device=hit.device).index_add_(
             0, index, values
         )
 
+    def confusion() -> Tensor:
+        size = int(groups.max()) + 1
+        return sums_at(groups[labels] * size + groups[predicted], size**2).view(size, size)
+
     bins = (confidence * ECE_BINS).ceil().long().clamp(1, ECE_BINS) - 1  # (l, u]
-    gaps = torch.zeros(ECE_BINS, dtype=torch.float64, device=hit.device)
+    in_top5 = (top == labels[:, None]).any(1).double()
     return {
-        "images": by_class(labels),
-        "hits": by_class(labels, hit),
-        "hits5": by_class(labels, (top == labels[:, None]).any(1).double()),
-        "predicted": by_class(predicted),
+        "images": sums_at(labels, num_classes),
+        "hits": sums_at(labels, num_classes, hit),
+        "hits5": sums_at(labels, num_classes, in_top5),
+        "predicted": sums_at(predicted, num_classes),
         "likelihood": probabilities.double().sum(0),
         "nll": F.nll_loss(log_probabilities.double(), labels, reduction="sum"),
-        "gaps": gaps.index_add_(0, bins, hit - confidence.double()),
+        "bin_images": sums_at(bins, ECE_BINS),
+        "bin_confidence": sums_at(bins, ECE_BINS, confidence.double()),
+        "bin_hits": sums_at(bins, ECE_BINS, hit),
+        **({} if groups is None else {"confusion": confusion()}),
     }
 
 
@@ -98,7 +113,9 @@ def _metrics(sums: dict[str, np.ndarray]) -> dict:
         "top5": top5[present].mean(),
         "macro_f1": f1.mean(),
         "nll": sums["nll"].item() / total,
-        "ece": 100 * np.abs(sums["gaps"]).sum() / total,
+        "ece": 100 * np.abs(sums["bin_hits"] - sums["bin_confidence"]).sum() / total,
+        **{key: sums[key] for key in ("bin_images", "bin_confidence", "bin_hits")},
+        **({"confusion": sums["confusion"]} if "confusion" in sums else {}),
     }
 
 
@@ -120,16 +137,19 @@ def group_means(accuracy: np.ndarray, groups: dict[str, np.ndarray]) -> dict[str
 @torch.no_grad()
 def fit_temperature(
     network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, tta: bool = False
-) -> float:
+) -> float | None:
     """The T > 0 that minimises the NLL of softmax(logits/T) on validation batches.
 
     The NLL is convex in 1/T, so its minimum over ln T is found by ternary search between
-    T = e^-12 and e^12. Source: Guo et al., ICML 2017.
+    T = e^-12 and e^12. None where every image is classified correctly: the NLL then falls
+    all the way to T = 0. Source: Guo et al., ICML 2017.
     """
     network.eval()
     pairs = [(logits_of(network, images, tta).double(), labels) for images, labels in batches]
     logits = torch.cat([logits for logits, _ in pairs])
     labels = torch.cat([labels for _, labels in pairs])
+    if bool((logits.argmax(1) == labels).all()):
+        return None
     low, high = -12.0, 12.0
     while high - low > 1e-4:
         third = (high - low) / 3
@@ -148,6 +168,7 @@ def evaluate_run(
     tta: bool | None,
     precision: str,
     data_dir: Path | None = None,
+    confusion: bool = False,
 ) -> dict:
     """What `wbcli eval` prints of a run, and writes into its result.json.
 
@@ -157,6 +178,8 @@ def evaluate_run(
         checkpoint: `last` or `best`; None takes what the run's recipe says.
         tta: None takes what the run's recipe says.
         data_dir: None takes the run's.
+        confusion: also return, but do not write, `confusion`: {"names", "counts"}, classes
+            by training images, most first (`confusion_groups`).
 
     Raises:
         ValueError: `best` on a run without validation images, a split that is not there.
@@ -173,11 +196,14 @@ def evaluate_run(
     def batches(name: str):
         return Batches(dataset.split(name), dataset.source, EVAL_BATCH, device).evaluate()
 
+    index, names = confusion_groups(dataset.class_counts, dataset.class_names)
+    groups = torch.from_numpy(index).to(device) if confusion else None
     temperature, tempered = None, {"nll": None, "ece": None}
     with autocast(device, precision):
-        metrics = measure(network, batches(split), dataset.num_classes, tta=tta)
+        metrics = measure(network, batches(split), dataset.num_classes, tta=tta, groups=groups)
         if dataset.val:
             temperature = fit_temperature(network, batches("val"), tta=tta)
+        if temperature is not None:
             tempered = measure(
                 network, batches(split), dataset.num_classes, tta=tta, temperature=temperature
             )
@@ -188,6 +214,7 @@ def evaluate_run(
         "split": split,
         "checkpoint": checkpoint,
         "tta": tta,
+        "selected_on": config.selected_on,
         "num_classes": dataset.num_classes,
         "num_images": metrics["num_images"],
         "limits": dataset.limits,
@@ -196,10 +223,45 @@ def evaluate_run(
         "temperature": temperature,
         "nll_with_temperature": tempered["nll"],
         "ece_with_temperature": tempered["ece"],
+        "reliability": _reliability(metrics),
         "per_class": _per_class(network, dataset, metrics),
     }
     run.write_result(split, result)
+    if confusion:
+        result |= {"confusion": {"names": names, "counts": metrics["confusion"].tolist()}}
     return result
+
+
+def confusion_groups(counts: list[int], names: list[str]) -> tuple[np.ndarray, list[str]]:
+    """The place [K] of each class in a confusion matrix, and the names of the places.
+
+    Classes stand in the order of their training images, most first. More than 200 of them
+    share 50 places, which are named by the training images of their classes.
+    """
+    order = np.argsort(-np.array(counts), kind="stable")
+    if len(counts) <= MAX_CONFUSION:
+        parts, labels = order[:, None], [names[k] for k in order]
+    else:
+        parts = np.array_split(order, CONFUSION_GROUPS)
+        ends = [(counts[part[0]], counts[part[-1]]) for part in parts]
+        labels = [f"{most}–{least}" if most > least else str(most) for most, least in ends]
+    index = np.empty(len(counts), dtype=np.int64)
+    for place, part in enumerate(parts):
+        index[part] = place
+    return index, labels
+
+
+def _reliability(metrics: dict) -> list[dict]:
+    """Images of every bin, their mean confidence and accuracy in per cent, null without any."""
+    sums = [metrics[key].tolist() for key in ("bin_images", "bin_confidence", "bin_hits")]
+    return [
+        {
+            "images": int(images),
+            "confidence": 100 * confidence / images if images else None,
+            "accuracy": 100 * hits / images if images else None,
+        }
+        for images, confidence, hits in zip(*sums, strict=True)
+    ]
 
 
 def _per_class(network: nn.Module, dataset: data.Dataset, metrics: dict) -> list[dict]:

@@ -1,18 +1,18 @@
-"""One function per loss; each takes logits, labels and class weights and returns a mean.
+"""One function per loss; each takes logits, labels and image weights and returns a mean.
 
 Legend: B batch, K classes. logits `[B, K]` of a floating dtype, labels `[B]` int64,
-class_weights `[K]` from `class_balanced_weights` (read by the `cb` losses only).
+image_weights `[B]`: v_y, the entries of `class_balanced_weights` for the labels (read by
+the `cb` losses only). All three may have one more dimension, M heads: `[B, K, M]`, `[B, M]`.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BETA = 0.9999  # Cui et al., CVPR 2019, and the released code
 GAMMA = 2.0  # Lin et al., ICCV 2017
 
 
-def class_balanced_weights(class_counts: list[int], beta: float = BETA) -> Tensor:
+def class_balanced_weights(class_counts: list[int], beta: float = 0.9999) -> Tensor:
     """Inverse effective number of samples: v_k ∝ (1−β)/(1−β^{n_k}), rescaled so that Σ v_k = K.
 
     Args:
@@ -38,35 +38,39 @@ def class_balanced_weights(class_counts: list[int], beta: float = BETA) -> Tenso
     return weights * (len(class_counts) / weights.sum())
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, labels: Tensor, image_weights: Tensor) -> Tensor:
     """CE: mean over the batch of −log p_y, p = softmax(logits)."""
     return F.cross_entropy(logits, labels)
 
 
-def class_balanced(logits: Tensor, labels: Tensor, class_weights: Tensor) -> Tensor:
+def class_balanced(logits: Tensor, labels: Tensor, image_weights: Tensor) -> Tensor:
     """CB: mean over the batch of −v_y·log p_y (divided by B, not by Σ v_y)."""
-    return (class_weights[labels] * F.cross_entropy(logits, labels, reduction="none")).mean()
+    return (image_weights * F.cross_entropy(logits, labels, reduction="none")).mean()
 
 
-def class_balanced_bce(logits: Tensor, labels: Tensor, class_weights: Tensor) -> Tensor:
+def class_balanced_bce(logits: Tensor, labels: Tensor, image_weights: Tensor) -> Tensor:
     """CB as in the released code: mean over batch *and classes* of v_y·BCE(p_k, [k = y]).
 
     p = softmax(logits) and BCE(p, 1) = −log p, BCE(p, 0) = −log(1 − p), logarithms cut
     at −100. Its gradient is nearly parallel to CB's and about K/(1 + p_y) times smaller.
+    NaN logits make a NaN loss, as in the others (PyTorch's BCE refuses them, on a GPU with an
+    assertion that ends the process).
     """
-    target = F.one_hot(labels, logits.shape[1]).to(logits.dtype)
-    weight = class_weights[labels].unsqueeze(1)  # [B, 1]
-    return F.binary_cross_entropy(logits.softmax(1), target, weight.expand_as(target))
+    p = logits.softmax(1)
+    target = F.one_hot(labels, logits.shape[1]).movedim(-1, 1).to(logits.dtype)
+    weight = image_weights.unsqueeze(1).expand_as(target)
+    loss = F.binary_cross_entropy(p.nan_to_num(), target, weight)
+    return loss + 0 * p.detach().sum()
 
 
-def focal(logits: Tensor, labels: Tensor, class_weights: Tensor) -> Tensor:
+def focal(logits: Tensor, labels: Tensor, image_weights: Tensor) -> Tensor:
     """Focal: mean over the batch of −(1 − p_y)²·log p_y. Source: Lin et al., ICCV 2017."""
     return _focal_terms(logits, labels).mean()
 
 
-def class_balanced_focal(logits: Tensor, labels: Tensor, class_weights: Tensor) -> Tensor:
+def class_balanced_focal(logits: Tensor, labels: Tensor, image_weights: Tensor) -> Tensor:
     """CB focal: mean over the batch of −v_y·(1 − p_y)²·log p_y."""
-    return (class_weights[labels] * _focal_terms(logits, labels)).mean()
+    return (image_weights * _focal_terms(logits, labels)).mean()
 
 
 def _focal_terms(logits: Tensor, labels: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 A run is finished when `model.safetensors` exists; it is written last.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -172,10 +173,7 @@ def create(runs_dir: Path, config: Config, name: str | None) -> Run:
     Raises:
         ValueError: a name that exists already or that is not a plain file name.
     """
-    try:
-        runs_dir.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise ValueError(f"--runs-dir {runs_dir}: expected a folder, this is a file") from None
+    make_folder(runs_dir)
     if name is not None:
         run = named(runs_dir, name)
         try:
@@ -198,6 +196,14 @@ def create(runs_dir: Path, config: Config, name: str | None) -> Run:
         except FileExistsError:  # another process took it just now
             continue
         return Run(path)
+
+
+def make_folder(runs_dir: Path) -> None:
+    """Raises ValueError where a file has that name."""
+    try:
+        runs_dir.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ValueError(f"--runs-dir {runs_dir}: expected a folder, this is a file") from None
 
 
 def named(runs_dir: Path, name: str) -> Run:
@@ -260,6 +266,18 @@ def find(runs_dir: Path, reference: str) -> Run:
             f"epochs): repeat its command with --name {run.name} --resume"
         )
     return run
+
+
+def fingerprint(settings: dict[str, Any]) -> str:
+    """Eight characters that differ for different settings (where the data lie is none)."""
+    kept = {key: value for key, value in settings.items() if key != "data_dir"}
+    text = json.dumps(kept, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def part(studies: Path, config: Config) -> Run:
+    """The run of a study that has these settings: always the same folder, finished or not."""
+    return Run(studies / f"{config.dataset}-{config.stage}-{fingerprint(asdict(config))}")
 
 
 def is_run_of(run: Run, config: Config) -> bool:

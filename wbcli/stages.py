@@ -5,7 +5,7 @@ Legend: K classes.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from wbcli import data, evaluate, models
-from wbcli.balance import clipped_fraction, relative_radius
+from wbcli import data, evaluate, features, models
+from wbcli.balance import clipped_fraction, radius_of
 from wbcli.config import Config
 from wbcli.data.batches import Batches
 from wbcli.device import autocast, environment, prepare
 from wbcli.losses import class_balanced_weights
 from wbcli.ops import row_norms, tau_norm_
-from wbcli.runs import Run, find
+from wbcli.runs import Run, find, part
 from wbcli.train import fit, make_optimizer
 
 
@@ -43,8 +43,15 @@ def train(
     device: torch.device,
     runs_dir: Path,
     listener: Listener | None = None,
+    cached: dict[str, features.Features] | None = None,
 ) -> dict[str, Any]:
     """Train a stage-1 or stage-2 run to its last epoch, from its checkpoint where it has one.
+
+    Where the classifier alone trains (`features.can_cache`), it trains on cached features.
+
+    Args:
+        runs_dir: the folder in which the parent is found by its name.
+        cached: features of the parent network that others have computed (`of_splits`).
 
     Returns:
         The metrics of the last epoch.
@@ -58,7 +65,9 @@ def train(
     network, parameters, constrained = _set_up(config, dataset, runs_dir)
     network.to(device, memory_format=torch.channels_last)
     state = run.load_state("checkpoint.pt") if (run.path / "checkpoint.pt").is_file() else None
-    radii = state["radii"] if state else [_radius(config, weight) for weight in constrained]
+    radii = [radius_of(config.maxnorm, config.radius, w) for w in constrained]
+    if state:
+        radii = state["radii"]
     optimizer = make_optimizer(parameters, constrained, radii, config)
     if state:
         network.load_state_dict(state["model"])
@@ -69,27 +78,25 @@ def train(
     run.write_metrics(rows)
     run.write_record(config, environment(device))
 
-    batches = Batches(dataset.train, dataset.source, config.batch_size, device)
-    splits = {"test": Batches(dataset.test, dataset.source, evaluate.EVAL_BATCH, device)}
-    if dataset.val:
-        splits["val"] = Batches(dataset.val, dataset.source, evaluate.EVAL_BATCH, device)
-    weights = class_balanced_weights(dataset.class_counts).float().to(device)
+    trained, settings, splits = _view(config, network, dataset, device, cached)
+    batches = splits.pop("train")
+    weights = class_balanced_weights(dataset.class_counts, config.beta).float().to(device)
 
     row = rows[-1] if rows else {}
     started = time.perf_counter()
     for row in fit(
-        network,
+        trained,
         batches,
         optimizer,
         weights,
-        config,
+        settings,
         first_epoch=first_epoch,
         on_batch=listener.on_batch,
     ):
         seconds = time.perf_counter() - started
         row |= {"seconds": seconds, "images_per_second": batches.size / seconds}
         row |= _weight_metrics(config, network, constrained, radii)
-        row |= _epoch_accuracies(config, network, dataset, splits)
+        row |= _epoch_accuracies(settings, trained, dataset, splits)
         run.append_metrics(row)
         score = _selection_score(config, row)
         if score is not None and (best is None or score > best["accuracy"]):
@@ -109,26 +116,47 @@ def train(
     return row
 
 
+def train_part(
+    config: Config,
+    studies: Path,
+    dataset: data.Dataset,
+    device: torch.device,
+    listener: Listener | None = None,
+    cached: dict[str, features.Features] | None = None,
+) -> Run:
+    """The finished run of these settings under `studies`: found, or continued, or trained."""
+    run = part(studies, config)
+    if not run.finished:
+        run.path.mkdir(parents=True, exist_ok=True)
+        train(config, run, dataset, device, studies, listener, cached)
+        (run.path / "checkpoint.pt").unlink(missing_ok=True)
+    return run
+
+
 def normalize(
     config: Config, run: Run, parent: Run, dataset: data.Dataset, device: torch.device
 ) -> dict[str, Any]:
     """Write a run whose classifier rows are its parent's over ‖w_k‖^τ; returns its metrics."""
     started = time.perf_counter()
-    prepare(device, config.precision, config.seed, config.deterministic)
-    checkpoint = "best" if config.checkpoint == "best-on-test" else "last"
-    network = parent.network(dataset, checkpoint)
-    network.to(device, memory_format=torch.channels_last)
+    network = starting_network(config, parent, dataset, device)
     tau_norm_(network.classifier.weight, config.tau)
     run.write_record(config, environment(device))
-    splits = {"test": Batches(dataset.test, dataset.source, evaluate.EVAL_BATCH, device)}
-    if dataset.val:
-        splits["val"] = Batches(dataset.val, dataset.source, evaluate.EVAL_BATCH, device)
+    splits = _evaluation_splits(dataset, device)
     row = {"epoch": 1} | _weight_metrics(config, network, [], [])
     row |= _epoch_accuracies(config, network, dataset, splits)
     row |= {"seconds": time.perf_counter() - started}
     run.write_metrics([row])
     run.save_weights(network.state_dict())
     return row
+
+
+def starting_network(
+    config: Config, parent: Run, dataset: data.Dataset, device: torch.device
+) -> models.Network:
+    """The parent's network on the device, which is made ready for these settings."""
+    prepare(device, config.precision, config.seed, config.deterministic)
+    network = parent.network(dataset, starting_checkpoint(config, parent.config()))
+    return network.to(device, memory_format=torch.channels_last)
 
 
 def starting_checkpoint(config: Config, parent: Config) -> str:
@@ -158,10 +186,22 @@ def _set_up(
     return network, parameters, constrained if config.constraint() else []
 
 
-def _radius(config: Config, weight: nn.Parameter) -> float | None:
-    if config.maxnorm is not None:
-        return relative_radius(weight, config.maxnorm)
-    return config.radius
+def _view(
+    config: Config,
+    network: models.Network,
+    dataset: data.Dataset,
+    device: torch.device,
+    cached: dict[str, features.Features] | None,
+) -> tuple[nn.Module, Config, dict[str, Any]]:
+    """What trains, with which settings, on which splits: the network on images, or its
+    classifier on cached features.
+    """
+    if not features.can_cache(config):
+        train = Batches(dataset.train, dataset.source, config.batch_size, device)
+        return network, config, {"train": train} | _evaluation_splits(dataset, device)
+    cached = cached or features.of_splits(network, dataset, config, device)
+    # What is cached is float32, and so small a layer gains nothing from less.
+    return network.classifier, replace(config, precision="fp32"), dict(cached)
 
 
 def _weight_metrics(
@@ -169,15 +209,25 @@ def _weight_metrics(
 ) -> dict[str, Any]:
     """Row norms of the classifier; radius (one per layer if several) and share of clipped rows."""
     bound = config.constraint() == "max_norm"
-    return {
-        "row_norms": row_norms(network.classifier.weight.detach()).tolist(),
+    weight = network.classifier.weight.detach()
+    drawn = {"weight": weight.tolist()} if config.bottleneck == 2 else {}  # the paper's figure 7
+    return drawn | {
+        "row_norms": row_norms(weight).tolist(),
         "radius": (radii[0] if len(radii) == 1 else radii) if bound else None,
         "clipped_fraction": clipped_fraction(constrained, radii) if bound else None,
     }
 
 
+def _evaluation_splits(dataset: data.Dataset, device: torch.device) -> dict[str, Batches]:
+    names = ["test"] + ["val"] * (dataset.val is not None)
+    return {
+        name: Batches(dataset.split(name), dataset.source, evaluate.EVAL_BATCH, device)
+        for name in names
+    }
+
+
 def _epoch_accuracies(
-    config: Config, network: nn.Module, dataset: data.Dataset, splits: dict[str, Batches]
+    config: Config, network: nn.Module, dataset: data.Dataset, splits: dict
 ) -> dict[str, Any]:
     """`test_loss`, `accuracy` and `per_class_accuracy` on the test set; `val_…` beside them."""
     row: dict[str, Any] = {}

@@ -53,7 +53,7 @@ def fit(
         for images, labels in batches.train(config.seed, epoch):
             with autocast(device, config.precision):
                 logits = network(images)
-            loss = loss_function(logits.float(), labels, class_weights)
+            loss = loss_function(logits.float(), labels, class_weights[labels])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

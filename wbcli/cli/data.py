@@ -26,7 +26,7 @@ def data_command():
     """
 
 
-@data_command.command("list", cls=Command)
+@data_command.command("list", cls=Command, group="data")
 @json_option
 @everywhere
 def list_command(as_json, **unused):
@@ -61,7 +61,7 @@ def list_command(as_json, **unused):
     )
 
 
-@data_command.command("show", cls=Command)
+@data_command.command("show", cls=Command, group="data")
 @click.argument("name")
 @data_options
 @json_option
@@ -111,7 +111,7 @@ def show_command(
     )
 
 
-@data_command.command("get", cls=Command)
+@data_command.command("get", cls=Command, group="data")
 @click.argument("name")
 @everywhere
 def get_command(name, data_dir, **unused):

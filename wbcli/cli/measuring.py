@@ -8,7 +8,14 @@ from dataclasses import asdict
 import click
 
 from wbcli import console, runs
-from wbcli.cli.options import Command, everywhere, json_option, wrong_usage
+from wbcli.cli.options import (
+    CHOSEN_ON_TEST,
+    Command,
+    everywhere,
+    json_option,
+    reference_to,
+    wrong_usage,
+)
 
 ACCURACIES = ("many", "medium", "few", "all")
 METRICS = ("top5", "macro_f1", "nll", "ece")
@@ -67,6 +74,8 @@ def eval_command(
         for run in chosen
     ]
     if as_json:
+        for run, result in zip(chosen, results, strict=True):
+            result["run"] = reference_to(run, runs_dir)
         console.print_json(results[0] if len(results) == 1 else results)
     elif as_csv:
         _print_csv(results)
@@ -93,6 +102,8 @@ def _print_results(results: list[dict]) -> None:
     )
     console.print_table(columns, rows, caption)
     for result in results:
+        if result["selected_on"] == "test":
+            console.warn(CHOSEN_ON_TEST.format(run=result["run"]))
         absent = sum(c["test_images"] == 0 for c in result["per_class"])
         if absent:
             console.warn(
@@ -181,6 +192,7 @@ def _summary(run: runs.Run) -> dict:
         "unit_norm",
         "tau",
         "parent",
+        "selected_on",
         "epochs",
         "created",
     )

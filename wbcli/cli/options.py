@@ -2,23 +2,30 @@
 
 from collections.abc import Callable
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
 
-from wbcli import config, console
+from wbcli import config, console, runs
+
+CHOSEN_ON_TEST = "{run}: its settings were chosen on the test set, so its numbers are too good"
 
 
 class Command(click.Command):
-    """A command whose every option can come from WBCLI_COMMAND_OPTION or WBCLI_OPTION."""
+    """A command whose every option can come from WBCLI_COMMAND_OPTION or WBCLI_OPTION.
 
-    def __init__(self, name: str, **kwargs):
+    A command inside a group is WBCLI_GROUP_COMMAND_OPTION.
+    """
+
+    def __init__(self, name: str, group: str = "", **kwargs):
         super().__init__(name, **kwargs)
+        path = f"{group}_{name}".strip("_").replace("-", "_").upper()
         for param in self.params:
             if isinstance(param, click.Option):
                 option = max(param.opts, key=len).strip("-").replace("-", "_").upper()
                 special = [param.envvar] if param.envvar else []
-                param.envvar = [f"WBCLI_{name.upper()}_{option}", *special, f"WBCLI_{option}"]
+                param.envvar = [f"WBCLI_{path}_{option}", *special, f"WBCLI_{option}"]
 
 
 class RelativeThreshold(click.ParamType):
@@ -88,7 +95,18 @@ def data_options(command: Callable) -> Callable:
 
 
 def training_options(command: Callable) -> Callable:
-    """What both stages take; what is not given comes from the recipe."""
+    """What both stages take, with what a run of one's own is called."""
+    options = [
+        click.option("--name", help="Name of the run.  [default: DATASET-STAGE-NNN]"),
+        click.option("--resume", is_flag=True, help="Continue an unfinished run, or start it."),
+        click.option("--dry-run", is_flag=True, help="Print the settings and stop."),
+        json_option,
+    ]
+    return setting_options(_apply(options, command))
+
+
+def setting_options(command: Callable) -> Callable:
+    """Settings of a training; what is not given comes from the recipe."""
     options = [
         click.option("--wd", type=float, help="Weight decay λ."),
         click.option("--lr", type=float, help="First learning rate of the cosine."),
@@ -97,6 +115,7 @@ def training_options(command: Callable) -> Callable:
         click.option("--batch-size", type=int),
         click.option("--arch", type=click.Choice(config.ARCHS), help="Network."),
         click.option("--loss", type=click.Choice(config.LOSSES)),
+        click.option("--beta", type=float, help="β of the class-balanced losses, in [0, 1)."),
         click.option("--radius", type=float, help="Absolute MaxNorm radius δ > 0 of the rows."),
         click.option("--unit-norm", is_flag=True, default=None, help="Keep rows at length 1."),
         click.option(
@@ -109,16 +128,32 @@ def training_options(command: Callable) -> Callable:
             type=click.Choice(config.RECIPES),
             help="Defaults of the paper's text, or of the released code.",
         ),
-        click.option("--name", help="Name of the run.  [default: DATASET-STAGE-NNN]"),
-        click.option("--resume", is_flag=True, help="Continue an unfinished run, or start it."),
-        click.option("--dry-run", is_flag=True, help="Print the settings and stop."),
         click.option(
             "--deterministic",
             is_flag=True,
             default=None,
             help="Deterministic kernels only (a GPU is slower for it).",
         ),
-        json_option,
+    ]
+    return _apply(options, command)
+
+
+def head_options(command: Callable) -> Callable:
+    """What only stage 2 takes."""
+    options = [
+        click.option(
+            "--maxnorm",
+            type=RelativeThreshold(),
+            help="MaxNorm radius between the shortest (0) and longest (1) row of stage 1.",
+        ),
+        click.option("--layers", type=click.Choice(config.LAYERS), help="Last layers that train."),
+        click.option(
+            "--views",
+            type=int,
+            metavar="V",
+            help="Augmented views that are cached, for epochs to take turns with.  "
+            "[default: one for each epoch; in a search at most 10]",
+        ),
     ]
     return _apply(options, command)
 
@@ -156,6 +191,24 @@ def wrong_usage():
         raise click.UsageError(str(error), click.get_current_context()) from error
 
 
+def needs_extra(extra: str, *packages: str) -> None:
+    """End with one line and exit code 1 where a package of an extra is not installed."""
+    for package in packages:
+        if find_spec(package) is None:
+            command = click.get_current_context().command_path
+            raise click.ClickException(f"{command} needs {package}: pip install 'wbcli[{extra}]'")
+
+
+@contextmanager
+def kept_when_stopped():
+    """Say how to go on when Ctrl-C or SIGTERM ends a search or a study."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        console.warn("stopped; what was finished is kept: repeat the command to go on")
+        raise
+
+
 def load(settings: config.Config):
     """The data set of these settings; an imbalance factor it cannot have is wrong usage."""
     from wbcli import data
@@ -168,6 +221,39 @@ def load(settings: config.Config):
     for note in dataset.notes:
         console.warn(note)
     return dataset
+
+
+def find_parent(runs_dir: Path, reference: str | None) -> runs.Run:
+    """The stage-1 run of that name or path, or the newest finished one."""
+    if reference is None:
+        run = runs.newest(runs_dir, ("stage1",))
+        console.say(f"from run {run.name}, the newest finished stage-1 run")
+        return run
+    run = runs.find(runs_dir, reference)
+    config_of_run = run.config()
+    if config_of_run.stage != "stage1":
+        raise ValueError(
+            f"expected a stage-1 run, {run.name} is a {config_of_run.stage} run of "
+            f"{config_of_run.parent}: name that one"
+        )
+    return run
+
+
+def reference_to(run: runs.Run, runs_dir: Path) -> str:
+    """How a child names its parent: by name within the runs folder, else by path."""
+    inside = run.path.resolve().parent == runs_dir.resolve()
+    return run.name if inside and runs.NAME.fullmatch(run.name) else str(run.path.resolve())
+
+
+def on_device(name: str, options: dict, data_dir: Path | None) -> tuple:
+    """The device, and the options with the precision and the data folder of this process."""
+    from wbcli import device as devices
+
+    device = devices.resolve(name)
+    options = options | {"precision": devices.resolve_precision(options["precision"], device)}
+    if data_dir is not None:
+        options["data_dir"] = str(data_dir.resolve())
+    return device, options
 
 
 def _set_verbosity(level: int) -> Callable:

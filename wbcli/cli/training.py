@@ -8,13 +8,18 @@ import click
 
 from wbcli import config, console, runs
 from wbcli.cli.options import (
+    CHOSEN_ON_TEST,
     Command,
-    RelativeThreshold,
     data_options,
     everywhere,
+    find_parent,
+    head_options,
     imbalance_options,
     json_option,
     load,
+    needs_extra,
+    on_device,
+    reference_to,
     training_options,
     wrong_usage,
 )
@@ -42,8 +47,8 @@ def stage1_command(dataset, runs_dir, device, name, resume, dry_run, as_json, da
       wbcli stage1 digitslt --wd 0 --name naive
     """
     with wrong_usage():
-        options |= {"dataset": dataset, "data_dir": str((data_dir or Path("data")).resolve())}
-        device, options = _on_device(device, options)
+        options["dataset"] = dataset
+        device, options = on_device(device, options, data_dir or Path("data"))
         settings = config.resolve_stage1(options)
     if options["arch"] is None and settings.arch == "resnet34":
         console.say(
@@ -55,16 +60,14 @@ def stage1_command(dataset, runs_dir, device, name, resume, dry_run, as_json, da
 
 @click.command("stage2", cls=Command)
 @click.argument("run", required=False)
-@click.option(
-    "--maxnorm",
-    type=RelativeThreshold(),
-    help="MaxNorm radius between the shortest (0) and longest (1) row of stage 1.",
-)
-@click.option("--layers", type=click.Choice(config.LAYERS), help="Last layers that train.")
+@head_options
+@click.option("--from-tune", is_flag=True, help="With what wbcli tune stage2 found for RUN.")
 @imbalance_options
 @training_options
 @everywhere
-def stage2_command(run, runs_dir, device, name, resume, dry_run, as_json, data_dir, **options):
+def stage2_command(
+    run, runs_dir, device, name, resume, dry_run, as_json, data_dir, from_tune, **options
+):
     """Retrain the classifier of a stage-1 run.
 
     The class-balanced loss, weight decay and MaxNorm act on the last layers; the rest is
@@ -75,14 +78,20 @@ def stage2_command(run, runs_dir, device, name, resume, dry_run, as_json, data_d
       wbcli stage2 --maxnorm 0.1
       wbcli stage2 naive --loss cb --wd 0.1 --maxnorm none
     """
+    from wbcli import features
+
     with wrong_usage():
-        parent = _parent(runs_dir, run)
-        if data_dir is not None:
-            options["data_dir"] = str(data_dir.resolve())
+        parent = find_parent(runs_dir, run)
+        reference = reference_to(parent, runs_dir)
         options["layers"] = options["layers"] and int(options["layers"])
-        device, options = _on_device(device, options)
-        reference = _reference(parent, runs_dir)
+        device, options = on_device(device, options, data_dir)
+        views = options["views"]
+        if from_tune:
+            needs_extra("study", "optuna", "matplotlib")
+            options = _tuned(runs_dir, reference, parent.config(), options)
         settings = config.resolve_stage2(parent.config(), reference, options)
+        if views and not features.can_cache(settings):
+            raise ValueError("--views: features are cached with --layers 1 and --recipe paper only")
     if settings.checkpoint == "best-on-test" and parent.config().checkpoint == "last":
         console.warn(
             f"{parent.name} was trained by the recipe paper and kept no best-on-test "
@@ -114,17 +123,15 @@ def normalize_command(run, runs_dir, device, name, as_json, data_dir, **options)
     from wbcli import stages
 
     with wrong_usage():
-        parent = _parent(runs_dir, run)
-        if data_dir is not None:
-            options["data_dir"] = str(data_dir.resolve())
-        device, options = _on_device(device, options)
-        reference = _reference(parent, runs_dir)
+        parent = find_parent(runs_dir, run)
+        reference = reference_to(parent, runs_dir)
+        device, options = on_device(device, options, data_dir)
         settings = config.resolve_normalize(parent.config(), reference, options)
     dataset = load(settings)
     with wrong_usage():
         run = runs.create(runs_dir, settings, name)
     row = stages.normalize(settings, run, parent, dataset, device)
-    _report(run, [row], dataset.limits, as_json)
+    _report(run, settings, [row], dataset.limits, as_json)
 
 
 def _train(
@@ -163,7 +170,7 @@ def _train(
             f"{run.path / 'metrics.jsonl'} is missing or damaged; the weights are not: "
             f"measure them with wbcli eval {run.name}"
         )
-    _report(run, rows, dataset.limits, as_json)
+    _report(run, settings, rows, dataset.limits, as_json)
     return rows[-1]
 
 
@@ -206,34 +213,17 @@ def _resumable(run: runs.Run, settings: Config):
         raise
 
 
-def _parent(runs_dir: Path, reference: str | None) -> runs.Run:
-    """The stage-1 run of that name or path, or the newest finished one."""
-    if reference is None:
-        run = runs.newest(runs_dir, ("stage1",))
-        console.say(f"from run {run.name}, the newest finished stage-1 run")
-        return run
-    run = runs.find(runs_dir, reference)
-    config_of_run = run.config()
-    if config_of_run.stage != "stage1":
-        raise ValueError(
-            f"expected a stage-1 run, {run.name} is a {config_of_run.stage} run of "
-            f"{config_of_run.parent}: name that one"
-        )
-    return run
+def _tuned(runs_dir: Path, reference: str, parent: Config, options: dict) -> dict:
+    """What was tuned for this parent run, under what was given here."""
+    from wbcli import tune
 
-
-def _reference(run: runs.Run, runs_dir: Path) -> str:
-    """How a child names its parent: by name within the runs folder, else by path."""
-    inside = run.path.resolve().parent == runs_dir.resolve()
-    return run.name if inside else str(run.path.resolve())
-
-
-def _on_device(name: str, options: dict) -> tuple:
-    from wbcli import device as devices
-
-    device = devices.resolve(name)
-    precision = devices.resolve_precision(options["precision"], device)
-    return device, options | {"precision": precision}
+    found = tune.latest(runs_dir / "studies", "stage2", reference, parent)
+    given = {key: value for key, value in options.items() if value is not None}
+    tuned = config.stage2_options(config.from_dict(found["settings"]), given)
+    console.say(
+        f"tuned on {found['selected_on']}: {console.format_settings(found['best']['params'])}"
+    )
+    return tuned | given | {"selected_on": found["settings"]["selected_on"]}
 
 
 def _describe(settings: Config, dataset) -> None:
@@ -258,13 +248,15 @@ def _print_settings(settings: Config, dataset, as_json: bool) -> None:
     console.print_table(["setting", "value"], [*rows, ["class_counts", str(dataset.class_counts)]])
 
 
-def _report(run: runs.Run, rows: list[dict], limits: dict, as_json: bool) -> None:
+def _report(run: runs.Run, settings: Config, rows: list[dict], limits: dict, as_json: bool) -> None:
     accuracy, seconds = rows[-1]["accuracy"], sum(row["seconds"] for row in rows)
     if as_json:
-        console.print_json(
-            {"run": run.name, "path": str(run.path), "seconds": seconds, "accuracy": accuracy}
-        )
+        result = {"run": run.name, "path": str(run.path), "seconds": seconds, "accuracy": accuracy}
+        chosen = {"selected_on": settings.selected_on} if settings.selected_on else {}
+        console.print_json(result | chosen)
         return
+    if settings.selected_on == "test":
+        console.warn(CHOSEN_ON_TEST.format(run=run.name))
     console.print_table(
         ["run", "many", "medium", "few", "all"],
         [[run.name, *[accuracy[key] for key in ("many", "medium", "few", "all")]]],

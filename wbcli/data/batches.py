@@ -35,21 +35,11 @@ class Batches:
         mean, std = torch.tensor(source.mean), torch.tensor(source.std)
         self.scale, self.shift = (1 / (255 * std)).to(device), (-mean / std).to(device)
 
-    def bounds(self) -> list[tuple[int, int]]:
-        """Start and stop of each batch; a last image on its own joins the batch before it.
-
-        (Batch norm has no variance over a single image of one pixel.)
-        """
-        starts = list(range(0, self.size, self.batch_size))
-        if len(starts) > 1 and self.size - starts[-1] == 1:
-            starts.pop()
-        return list(zip(starts, [*starts[1:], self.size], strict=True))
-
     def train(self, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch in random order; each image has a crop and a coin for mirroring of its own."""
         device = self.labels.device
         draws = draw_epoch(self.size, self.padding, self.flip, seed, epoch).to(device)  # [4, N]
-        for start, stop in self.bounds():
+        for start, stop in bounds(self.size, self.batch_size):
             index, top, left, mirrored = draws[:, start:stop]
             yield self._crop(index, top, left, mirrored.bool()), self.labels[index]
 
@@ -73,6 +63,17 @@ class Batches:
     def _normalise(self, images: Tensor) -> Tensor:
         """uint8 [B, H, W, C] → float32 [B, C, H, W]: (x/255 − mean)/std."""
         return (images * self.scale + self.shift).permute(0, 3, 1, 2)
+
+
+def bounds(size: int, batch_size: int) -> list[tuple[int, int]]:
+    """Start and stop of each training batch; a last image on its own joins the batch before it.
+
+    (Batch norm has no variance over a single image of one pixel.)
+    """
+    starts = list(range(0, size, batch_size))
+    if len(starts) > 1 and size - starts[-1] == 1:
+        starts.pop()
+    return list(zip(starts, [*starts[1:], size], strict=True))
 
 
 def draw_epoch(size: int, padding: int, flip: bool, seed: int, epoch: int) -> Tensor:

@@ -1,0 +1,195 @@
+"""Many classifiers trained together on the same features, as one classifier of K·M rows.
+
+The rows of all heads are one matrix, so a step is one matrix product forward, one backward
+and one fused SGD step whose λ, η and δ are values per row. Heads are the inner index: a
+softmax over a few classes is vectorised over the heads.
+
+Legend: M heads, B batch, K classes, D features.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wbcli.balance import radius_of
+from wbcli.config import Config
+from wbcli.features import Features, can_cache
+from wbcli.losses import LOSSES, class_balanced_weights
+from wbcli.ops import row_norms
+from wbcli.optim import SGD
+
+OWN = ("wd", "lr", "maxnorm", "radius", "beta", "loss")  # settings that differ among heads
+
+
+class Heads:
+    """M classifiers: `weight` [K·M, D] and `bias` [K·M], class by class."""
+
+    def __init__(self, start: nn.Linear, count: int):
+        self.num_classes, self.count = start.out_features, count
+        self.weight = nn.Parameter(start.weight.detach().repeat_interleave(count, 0))
+        self.bias = nn.Parameter(start.bias.detach().repeat_interleave(count))
+
+    def logits(self, features: Tensor) -> Tensor:
+        """[B, D] → [B, K, M]."""
+        return F.linear(features, self.weight, self.bias).view(-1, self.num_classes, self.count)
+
+    def head(self, index: int) -> tuple[Tensor, Tensor]:
+        """Weight [K, D] and bias [K] of one of them."""
+        return self.weight.detach()[index :: self.count], self.bias.detach()[index :: self.count]
+
+    def is_finite(self, index: int) -> bool:
+        return all(bool(t.isfinite().all()) for t in self.head(index))
+
+
+def train_heads(
+    start: nn.Linear, features: Features, configs: list[Config], class_counts: list[int]
+) -> Heads:
+    """Train a head for each Config, all from `start`, on the same batches.
+
+    Each ends where `train.fit` would have taken it alone, but for the order of summation in
+    the matrix products: within 1e-6 of the row's norm in float32 after 60 steps, with cb-bce
+    within 1e-3 (it amplifies rounding where p is near 1).
+
+    Args:
+        start: the classifier of stage 1, on the device of the features.
+        configs: stage-2 settings that differ in `OWN` only.
+        class_counts: n_k, for the class-balanced losses.
+
+    Raises:
+        ValueError: settings that cannot share a batch.
+    """
+    shared = _check_shared(configs)
+    device, num_classes = start.weight.device, start.out_features
+    heads = Heads(start, len(configs))
+
+    def per_row(values: list[float]) -> Tensor:
+        return torch.tensor(values, device=device).repeat(num_classes)
+
+    rows = {"params": [heads.weight], "unit_norm": shared.unit_norm}
+    radii = [radius_of(config.maxnorm, config.radius, start.weight) for config in configs]
+    if any(radius is not None for radius in radii):
+        rows["max_norm"] = per_row([torch.inf if r is None else r for r in radii])
+    optimizer = SGD(
+        [rows, {"params": [heads.bias]}],
+        lr=per_row([config.lr for config in configs]),
+        weight_decay=per_row([config.wd for config in configs]),
+        momentum=shared.momentum,
+    )
+    weights = [class_balanced_weights(class_counts, config.beta) for config in configs]
+    class_weights = torch.stack(weights, 1).float().to(device)  # [K, M]
+    slices = _by_loss(configs)
+    for epoch in range(shared.epochs):
+        lr = per_row([config.lr_at(epoch) for config in configs])
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        for x, labels in features.train(shared.seed, epoch):
+            _gradients(heads, x, labels, class_weights[labels], slices)
+            optimizer.step()
+    return heads
+
+
+def evaluate_candidates(
+    start: nn.Linear,
+    train: Features,
+    chosen_on: Features,
+    base: Config,
+    class_counts: list[int],
+    candidates: list[dict[str, Any]],
+) -> list[float]:
+    """Accuracy on `chosen_on` of the heads that `base` with each candidate's settings trains.
+
+    Per cent, mean over the classes that have images; 0 for weights that are not finite.
+    """
+    configs = [replace(base, **settings) for settings in candidates]
+    by_loss = sorted(range(len(configs)), key=lambda i: configs[i].loss)
+    heads = train_heads(start, train, [configs[i] for i in by_loss], class_counts)
+    found = dict(zip(by_loss, _accuracies(heads.logits, heads.count, chosen_on), strict=True))
+    return [found[i] if heads.is_finite(by_loss.index(i)) else 0.0 for i in range(len(configs))]
+
+
+@torch.no_grad()
+def evaluate_taus(classifier: nn.Linear, chosen_on: Features, taus: list[float]) -> list[float]:
+    """Accuracy of τ-normalised classifiers: logits(τ) = x·w_k/‖w_k‖^τ + b_k.
+
+    The products x·w_k are computed once for all τ.
+    """
+    weight, bias = classifier.weight.detach(), classifier.bias.detach()
+    norms = row_norms(weight)
+    exponents = torch.tensor(taus, device=norms.device)
+    factors = torch.where(norms > 0, norms, 1.0)[:, None] ** -exponents  # [K, T]
+
+    def logits(x: Tensor) -> Tensor:
+        return (x @ weight.T)[:, :, None] * factors + bias[:, None]
+
+    return _accuracies(logits, len(taus), chosen_on)
+
+
+@torch.no_grad()
+def _accuracies(logits: Callable[[Tensor], Tensor], count: int, features: Features) -> list[float]:
+    """Mean over classes of the accuracy of each of `count` heads; logits(x) is [B, K, count]."""
+    num_classes = int(features.labels.max()) + 1
+    hits = torch.zeros(num_classes, count, dtype=torch.float64, device=features.labels.device)
+    images = torch.bincount(features.labels)
+    for x, labels in features.evaluate():
+        hits.index_add_(0, labels, (logits(x).argmax(1) == labels[:, None]).double())
+    present = images > 0
+    return (100 * (hits[present] / images[present, None]).mean(0)).tolist()
+
+
+def _gradients(
+    heads: Heads,
+    x: Tensor,
+    labels: Tensor,
+    image_weights: Tensor,
+    slices: list[tuple[str, slice]],
+) -> None:
+    """Gradient of the sum of all heads' losses.
+
+    Autograd goes as far as the logits; the products behind them write into the gradients
+    that are there, since new ones of K·M·D entries each step would cost more than the products.
+    """
+    logits = heads.logits(x).detach().requires_grad_()  # [B, K, M]
+    targets = labels[:, None].expand_as(image_weights)  # [B, M]
+    loss = 0.0
+    for name, part in slices:
+        mean = LOSSES[name](logits[..., part], targets[:, part], image_weights[:, part])
+        loss = loss + mean * (part.stop - part.start)
+    loss.backward()
+    gradient = logits.grad.view(len(x), -1)  # [B, K·M]
+    if heads.weight.grad is None:
+        heads.weight.grad = torch.empty_like(heads.weight)
+    torch.mm(gradient.T, x, out=heads.weight.grad)
+    heads.bias.grad = gradient.sum(0)
+
+
+def _check_shared(configs: list[Config]) -> Config:
+    """What all heads have in common."""
+    blank = dict.fromkeys(OWN[2:4]) | {"wd": 0.0, "lr": 1.0, "beta": 0.0, "loss": "ce"}
+    shared = {replace(config, **blank) for config in configs}
+    if len(shared) != 1:
+        raise ValueError(f"heads trained together may differ in {', '.join(OWN)} only")
+    return shared.pop()
+
+
+def check(config: Config) -> None:
+    """Raises ValueError for settings with which heads cannot be trained together."""
+    if not can_cache(config) or config.project != "step":
+        raise ValueError(
+            "candidates train together on cached features: they need --layers 1, --project step "
+            "and --recipe paper (under released the frozen batch norms move)"
+        )
+
+
+def _by_loss(configs: list[Config]) -> list[tuple[str, slice]]:
+    """Runs of neighbours with the same loss."""
+    slices: list[tuple[str, slice]] = []
+    for i, config in enumerate(configs):
+        if slices and slices[-1][0] == config.loss:
+            slices[-1] = (config.loss, slice(slices[-1][1].start, i + 1))
+        else:
+            slices.append((config.loss, slice(i, i + 1)))
+    return slices
