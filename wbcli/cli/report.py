@@ -1,0 +1,62 @@
+"""report: figures and one HTML page."""
+
+from pathlib import Path
+
+import click
+
+from wbcli import console, runs
+from wbcli.cli.options import (
+    Command,
+    everywhere,
+    json_option,
+    needs_extra,
+    reference_to,
+    wrong_usage,
+)
+
+
+@click.command("report", cls=Command)
+@click.argument("names", metavar="[RUN]...", nargs=-1)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Folder for report.html and figures/.  [default: the first run's]",
+)
+@json_option
+@everywhere
+def report_command(names, output, as_json, runs_dir, device, precision, data_dir, seed):
+    """Draw figures and write one HTML page.
+
+    Measures the runs on the test set, as eval does, and shows accuracy, norms, likelihoods,
+    calibration and training side by side. Without RUN it takes the newest finished run.
+
+    \b
+    Example:
+      wbcli report
+      wbcli report naive digitslt-stage2-001 --output compared
+    """
+    needs_extra("study", "matplotlib")
+    from wbcli import device as devices
+    from wbcli import report
+
+    with wrong_usage():
+        chosen = [runs.find(runs_dir, name) for name in dict.fromkeys(names)]
+        device = devices.resolve(device)
+        precision = devices.resolve_precision(precision, device)
+        if not chosen:
+            chosen = [runs.newest(runs_dir, ("stage1", "stage2", "normalize"))]
+            console.say(f"run {chosen[0].name}, the newest finished one")
+        report.check_comparable(chosen)
+        folder = output or chosen[0].path
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise ValueError(f"--output {folder}: expected a folder, this is a file") from None
+    devices.prepare(device, precision, 0, deterministic=False)
+    written = report.write(chosen, device, folder, precision=precision, data_dir=data_dir)
+    if as_json:
+        named = {"runs": [reference_to(run, runs_dir) for run in chosen]}
+        console.print_json(written | named)
+        return
+    drawn = [[Path(path).stem, path] for path in written["figures"] if path.endswith(".png")]
+    console.print_table(["figure", "file (and .svg beside it)"], drawn, f"page: {written['page']}")

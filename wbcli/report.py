@@ -1,0 +1,265 @@
+"""The report: measure runs on the test set, draw what there is to see, write one page."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from wbcli import data, figures, runs
+from wbcli.evaluate import evaluate_run
+from wbcli.ops import row_norms
+from wbcli.page import Picture, render
+from wbcli.runs import Run
+
+WORDS = {  # figure: heading, what to see in it
+    "per_class_accuracy": (
+        "Accuracy by class",
+        "Test accuracy of every class, over its number of training images in grey. A balanced "
+        "classifier falls less towards the rare classes on the right.",
+    ),
+    "class_frequencies": (
+        "Class frequencies",
+        "Training images of every class, on a log scale, with the limits between Many, Medium "
+        "and Few.",
+    ),
+    "row_norms": (
+        "Norms of the classifier rows",
+        "Naive training leaves longer rows to common classes, which are then predicted too "
+        "often. Weight balancing evens them out.",
+    ),
+    "marginal_likelihood": (
+        "Marginal likelihood",
+        "Mean predicted probability of every class over the test set. The nearer to the grey "
+        "line, the less the classifier favours common classes.",
+    ),
+    "reliability": (
+        "Reliability",
+        "Accuracy against confidence, in 15 bins of the top probability, without a temperature. "
+        "Below the diagonal the model is too confident, above it not enough. ECE is the mean "
+        "distance from it, weighted by images.",
+    ),
+    "confusion": (
+        "Confusion matrix",
+        "Each row shows how the test images of one true class were predicted, in per cent; "
+        "classes stand by training images, most first. A bright left edge is a bias towards "
+        "common classes.",
+    ),
+    "learning_curves": (
+        "Learning curves",
+        "Training loss and test accuracy by epoch, over all classes and by group; the thin "
+        "lines are accuracy on validation images, where there are any.",
+    ),
+    "norm_heat_maps": (
+        "Row norms during training",
+        "Norm of every classifier row after every epoch, common classes at the top. Without "
+        "balancing the upper rows become the brightest.",
+    ),
+    "filter_norms": (
+        "Norms of the filters",
+        "For every layer the norms of its filters from high to low (thin), their mean, and one "
+        "standard deviation around it. Weight decay makes them smaller and more alike.",
+    ),
+    "accuracy_against_wd": (
+        "Accuracy against weight decay",
+        "Stage-1 runs in the same folder that differ in λ alone, last epoch; the best is circled.",
+    ),
+}
+
+
+class Drawing(NamedTuple):
+    """A figure with the name of its files, a heading and what to see in it."""
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+
+
+def write(
+    chosen: list[Run],
+    device: torch.device,
+    folder: Path,
+    *,
+    precision: str,
+    data_dir: Path | None = None,
+) -> dict:
+    """Write `folder`/report.html and its figures as PNG and SVG into `folder`/figures.
+
+    Args:
+        chosen: finished runs of one data set; each is measured as `wbcli eval` does.
+
+    Returns:
+        What `wbcli report --json` prints: `runs` (names), `page` and `figures` (paths).
+
+    Raises:
+        ValueError: runs of different data sets.
+    """
+    check_comparable(chosen)
+    models = [
+        evaluate_run(
+            run,
+            device,
+            split="test",
+            checkpoint=None,
+            tta=None,
+            precision=precision,
+            data_dir=data_dir,
+            confusion=True,
+        )
+        for run in chosen
+    ]
+    layers = [
+        (run.name, filter_norms(run, model["checkpoint"], data_dir))
+        for run, model in zip(chosen, models, strict=True)
+    ]
+    drawings = [
+        *_of_results(models),
+        *_of_epochs(_unique([_trained(run) for run in chosen]), models),
+        Drawing("filter_norms", *WORDS["filter_norms"], figures.filter_norms(layers)),
+        *_of_decays(_unique([_stage1(run) for run in chosen])),
+    ]
+    return _write(chosen, models, drawings, folder)
+
+
+def check_comparable(chosen: list[Run]) -> None:
+    """Refuse runs of different data sets: their classes are not the same."""
+    first = chosen[0].config().dataset
+    for run in chosen[1:]:
+        if run.config().dataset != first:
+            raise ValueError(
+                f"runs of different data sets cannot share a report: {chosen[0].name} is of "
+                f"{first}, {run.name} of {run.config().dataset}"
+            )
+
+
+def filter_norms(
+    run: Run, checkpoint: str, data_dir: Path | None = None
+) -> list[tuple[str, list[float]]]:
+    """(layer, norms of its filters) of every convolution and linear layer, input to output."""
+    network = run.network(data.for_run(run.config(), data_dir), checkpoint)
+    return [
+        (name.removeprefix("backbone."), row_norms(module.weight.detach()).tolist())
+        for name, module in network.named_modules()  # registered in forward order
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    ]
+
+
+def decay_curves(stage1_runs: list[Run]) -> tuple[list[tuple[str, list[tuple[float, float]]]], str]:
+    """Accuracy of the last epoch against λ, for each set of runs that differ in λ alone.
+
+    Only runs in the folder of a given run count; of two with the same λ the newer one.
+
+    Returns:
+        Curves of at least two λ as (title, [(λ, all-class accuracy)]), and the split the
+        accuracies are of: `val` where all these runs have it, else `test`.
+    """
+    families = {}
+    for run in stage1_runs:
+        settings = _all_but_wd(run)
+        rows = {
+            other.config().wd: other.metrics()[-1]
+            for other in runs.all_runs(run.path.parent)
+            if other.finished and other.metrics() and _all_but_wd(other) == settings
+        }
+        if len(rows) > 1:
+            families.setdefault(tuple(settings.items()), (run.name, rows))
+    has_val = all("val_accuracy" in row for _, rows in families.values() for row in rows.values())
+    key = "val_accuracy" if has_val else "accuracy"
+    curves = [
+        (f"as {name}", [(wd, row[key]["all"]) for wd, row in sorted(rows.items())])
+        for name, rows in families.values()
+    ]
+    return curves, "val" if has_val else "test"
+
+
+def _of_results(models: list[figures.Model]) -> list[Drawing]:
+    """The figures that need no more than results."""
+    together = (
+        figures.per_class_accuracy,
+        figures.class_frequencies,
+        figures.row_norms,
+        figures.marginal_likelihood,
+        figures.reliability,
+    )
+    drawings = [Drawing(f.__name__, *WORDS[f.__name__], f(models)) for f in together]
+    title, caption = WORDS["confusion"]
+    if len(models[0]["confusion"]["names"]) < models[0]["num_classes"]:
+        caption += " Groups of classes are named by their numbers of training images."
+    for number, model in enumerate(models, start=1):
+        figure = figures.confusion(model["confusion"]["counts"], model["confusion"]["names"])
+        name = "confusion" if len(models) == 1 else f"confusion-{number}"
+        drawings.append(Drawing(name, f"{title} of {model['run']}", caption, figure))
+    return drawings
+
+
+def _of_epochs(trained: list[Run], models: list[figures.Model]) -> list[Drawing]:
+    """What the epochs of training show; nothing where metrics.jsonl is gone."""
+    rows = [(run.name, run.metrics()) for run in trained]
+    rows = [(name, epochs) for name, epochs in rows if epochs]
+    if not rows:
+        return []
+    norms = [(name, [row["row_norms"] for row in epochs]) for name, epochs in rows]
+    counts = [row["train_images"] for row in models[0]["per_class"]]
+    return [
+        Drawing("learning_curves", *WORDS["learning_curves"], figures.learning_curves(rows)),
+        Drawing("norm_heat_maps", *WORDS["norm_heat_maps"], figures.norm_heat_maps(norms, counts)),
+    ]
+
+
+def _of_decays(stage1_runs: list[Run]) -> list[Drawing]:
+    curves, split = decay_curves(stage1_runs)
+    if not curves:
+        return []
+    title, caption = WORDS["accuracy_against_wd"]
+    words = {
+        "val": (f"{title}, on validation images", caption),
+        "test": (
+            f"{title}, on the test set",
+            f"{caption} It was not chosen by this: there are no validation images.",
+        ),
+    }
+    figure = figures.accuracy_against_wd(curves)
+    return [Drawing("accuracy_against_wd", *words[split], figure)]
+
+
+def _all_but_wd(run: Run) -> dict:
+    settings = asdict(run.config())
+    return {key: value for key, value in settings.items() if key not in ("wd", "data_dir")}
+
+
+def _write(chosen: list[Run], models: list[dict], drawings: list[Drawing], folder: Path) -> dict:
+    paths, pictures = [], []
+    for name, title, caption, figure in drawings:
+        figures.save(figure, folder / "figures", name)
+        png, svg = (folder / "figures" / f"{name}.{kind}" for kind in ("png", "svg"))
+        paths += [str(png), str(svg)]
+        pictures.append(Picture(name, title, caption, svg.read_text(encoding="utf-8")))
+    page = folder / "report.html"
+    with runs.replacing(page) as partial:
+        text = render(models, [run.record() for run in chosen], pictures)
+        partial.write_text(text, encoding="utf-8")
+    return {"runs": [run.name for run in chosen], "page": str(page), "figures": paths}
+
+
+def _unique(some: list[Run | None]) -> list[Run]:
+    return list({run.path.resolve(): run for run in some if run}.values())
+
+
+def _parent(run: Run) -> Run | None:
+    """The run that it started from; None where that one is gone."""
+    try:
+        return runs.find(run.path.parent, run.config().parent)
+    except ValueError:
+        return None
+
+
+def _trained(run: Run) -> Run | None:
+    """The run whose epochs there are to see: of a normalised one, its parent."""
+    return _parent(run) if run.config().stage == "normalize" else run
+
+
+def _stage1(run: Run) -> Run | None:
+    return run if run.config().stage == "stage1" else _parent(run)
