@@ -1,11 +1,11 @@
-"""bench op and bench step: what is timed, what is counted, and what is printed."""
+"""bench op, step and tune: what is timed, what is counted, and what is printed."""
 
 import json
 
 import pytest
 import torch
 
-from wbcli import bench, cli, extension, ops, reference
+from wbcli import bench, bench_tune, cli, extension, heads, ops, reference
 
 QUICK = ("--shape", "40x33", "--rounds", "3", "--no-compile", "--device", "cpu")
 OURS = {"op": "wbcli.max_norm_", "step": "wbcli.SGD"}
@@ -109,3 +109,80 @@ def test_a_wrong_shape_is_told_what_was_expected(capsys, shape):
     code, out, err = run(capsys, "bench", "op", "--shape", shape)
     assert (code, out) == (2, "")
     assert f"expected rows x columns, such as 8142x2048, got '{shape}'" in err
+
+
+TUNE = ("bench", "tune", "--rounds", "2", "--heads", "3", "--steps", "2", "--device", "cpu")
+
+
+def test_json_of_bench_tune(capsys):
+    code, out, err = run(capsys, *TUNE, "--shape", "10x8", "--shape", "4x5", "--json")
+    found = json.loads(out)
+    assert (code, err) == (0, "")
+    assert set(found) == {"bench", "machine", "shapes", "results"}
+    assert (found["bench"], found["shapes"]) == ("tune", ["10x8", "4x5"])
+    assert found["machine"]["kernels"] == extension.kernels("cpu")
+    sides = [bench_tune.OURS, bench_tune.ALONE]
+    assert [(r["shape"], r["name"]) for r in found["results"]] == [
+        (shape, side) for shape in ("10x8", "4x5") for side in sides
+    ]
+    for result in found["results"]:
+        assert (result["heads"], result["steps"], result["rounds"]) == (3, 2, 2)
+        assert result["ratio_to"] == bench_tune.OURS
+        assert result["median_us"] > 0 and result["ratio"] > 0 and result["spread"] >= 0
+        assert (result["bytes"], result["fraction_of_copy"]) == (None, None)
+        if result["name"] == bench_tune.OURS:
+            assert result["ratio"] == 1
+
+
+def test_the_table_of_bench_tune_says_what_its_columns_mean(capsys):
+    code, out, _ = run(capsys, *TUNE, "--shape", "10x8")
+    assert code == 0
+    assert [line.split()[:3] for line in out.splitlines()[2:4]] == [
+        ["10x8", "3", "together"],
+        ["10x8", "3", "one"],
+    ]
+    assert "2 steps of 64 images; ms: median of 2 rounds" in out
+    assert "ratio: time over that of the heads trained together" in out
+
+
+def test_both_sides_of_bench_tune_train_the_same_heads():
+    """Eight heads, 20 steps. Worst difference measured: 1.5e-7; allowed: 2e-6."""
+    results = bench_tune.run([(10, 64), (5, 3)], 8, 20, 2, torch.device("cpu"))
+    assert all(0 < result["difference"] < 2e-6 for result in results)
+
+
+def test_bench_tune_sees_heads_that_are_not_the_same(monkeypatch):
+    broken = heads.Heads.logits
+    monkeypatch.setattr(heads.Heads, "logits", lambda self, x: 1.01 * broken(self, x))
+    results = bench_tune.run([(10, 8)], 2, 20, 2, torch.device("cpu"))
+    assert all(result["difference"] > 1e-4 for result in results)
+
+
+def test_the_candidates_of_bench_tune_differ_in_all_that_is_searched():
+    settings = bench_tune.candidates(4)
+    assert [c.wd for c in settings] == pytest.approx([1e-4, 2e-4, 3e-4, 4e-4])
+    assert [c.lr for c in settings] == pytest.approx([0.01, 0.011, 0.012, 0.013])
+    assert [c.maxnorm for c in settings] == [0, 0.25, 0.5, 0.75]
+
+
+def test_ratio_and_spread_of_bench_tune_by_hand():
+    """Ratios 4, 2 and 3; quartiles of 10, 20, 30 are 10, 20 and 30."""
+    times = {bench_tune.OURS: [10.0, 20.0, 30.0], bench_tune.ALONE: [40.0, 40.0, 90.0]}
+    ours, alone = bench_tune._summarize(times)
+    assert (ours["median_us"], ours["spread"], ours["ratio"]) == (20, 1, 1)
+    assert (alone["median_us"], alone["ratio"]) == (40, 3)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("--shape", "40"), "expected rows x columns, such as 8142x2048, got '40'"),
+        (("--heads", "0"), "0 is not in the range x>=1"),
+        (("--steps", "0"), "0 is not in the range x>=1"),
+        (("--rounds", "1"), "1 is not in the range x>=2"),
+    ],
+)
+def test_wrong_options_of_bench_tune_are_refused(capsys, option, message):
+    code, out, err = run(capsys, "bench", "tune", *option)
+    assert (code, out) == (2, "")
+    assert message in err

@@ -19,6 +19,7 @@ COMMANDS = {  # command → module of wbcli.cli that holds it
     "stage2": "training",
     "normalize": "training",
     "eval": "measuring",
+    "tune": "tune",
     "runs": "measuring",
     "report": "report",
     "data": "data",

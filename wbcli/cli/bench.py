@@ -1,4 +1,4 @@
-"""bench op, bench step: the speed of the kernels, measured here."""
+"""bench op, step, tune: speed, measured here."""
 
 import re
 
@@ -66,7 +66,7 @@ def bench_options(command):
 
 @click.group("bench")
 def bench_command():
-    """Time the kernels against what could be called instead.
+    """Time the kernels, and the tuner, against what could be used instead.
 
     \b
     Example:
@@ -75,7 +75,7 @@ def bench_command():
     """
 
 
-@bench_command.command("op", cls=Command)
+@bench_command.command("op", cls=Command, group="bench")
 @bench_options
 def op_command(**options):
     """Time MaxNorm alone.
@@ -91,7 +91,7 @@ def op_command(**options):
     _bench("op", **options)
 
 
-@bench_command.command("step", cls=Command)
+@bench_command.command("step", cls=Command, group="bench")
 @bench_options
 def step_command(**options):
     """Time an SGD step with MaxNorm.
@@ -104,6 +104,60 @@ def step_command(**options):
       wbcli bench step --shape 8142x2048 --cache cold
     """
     _bench("step", **options)
+
+
+@bench_command.command("tune", cls=Command, group="bench")
+@click.option("--shape", "shapes", type=Shape(), multiple=True, help="Repeat for several.")
+@click.option("--heads", type=click.IntRange(1), default=64, show_default=True)
+@click.option(
+    "--steps",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    help="Steps of a training, of 64 images each.",
+)
+@click.option("--rounds", type=click.IntRange(2), default=20, show_default=True)
+@json_option
+@everywhere
+def tune_command(shapes, heads, steps, rounds, as_json, device, **unused):
+    """Time classifiers trained together.
+
+    Against the same classifiers trained one after another as stage 2 does it, on the same
+    cached features.
+
+    \b
+    Example:
+      wbcli bench tune --shape 100x512
+    """
+    from wbcli import bench, bench_tune
+    from wbcli import device as devices
+
+    with wrong_usage():
+        device = devices.resolve(device)
+    shapes = list(shapes or bench_tune.SHAPES)
+    results = bench_tune.run(shapes, heads, steps, rounds, device)
+    machine = bench.machine(device)
+    if as_json:
+        names = list(dict.fromkeys(result["shape"] for result in results))
+        console.print_json(
+            {"bench": "tune", "machine": machine, "shapes": names, "results": results}
+        )
+        return
+    console.print_table(
+        ["shape", "heads", "name", "ms", "spread", "ratio", "difference"],
+        [
+            [r["shape"], r["heads"], r["name"], r["median_us"] / 1000, r["spread"], r["ratio"]]
+            + [f"{r['difference']:.1e}"]
+            for r in results
+        ],
+        f"{_describe(machine)}\n{steps} steps of {bench_tune.BATCH} images; ms: median of {rounds} "
+        "rounds; spread: interquartile range over median; ratio: time over that of the heads "
+        "trained together; difference: largest, of a row, between the two ways, over its norm",
+    )
+
+
+def _describe(machine: dict) -> str:
+    return ", ".join(f"{key} {value}" for key, value in machine.items() if value)
 
 
 def _bench(
@@ -150,7 +204,7 @@ def _bench(
             + [result["fraction_of_copy"]]
             for result in results
         ],
-        f"{dtype}; {', '.join(f'{key} {value}' for key, value in machine.items() if value)}\n"
+        f"{dtype}; {_describe(machine)}\n"
         f"µs: median; spread: interquartile range over median; ratio: time over that of "
         f"{results[0]['ratio_to']}, median of the rounds; of copy: bytes per second over those of "
         "the copy",

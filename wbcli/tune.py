@@ -1,0 +1,193 @@
+"""The tuner: λ, η, t or δ, β, the loss and τ, chosen by accuracy on validation images."""
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+from optuna.distributions import BaseDistribution
+
+from wbcli import data, features, figures, heads, runs, stages
+from wbcli.config import Config
+from wbcli.search import How, outcome, run_search, save
+
+VIEWS = 10  # cached views of the training images, at most
+MAX_TAU = 3.0
+
+
+def _train_trial(
+    trial: optuna.Trial,
+    base: Config,
+    studies: Path,
+    dataset: data.Dataset,
+    device: torch.device,
+    select: str,
+    told: stages.Listener,
+) -> float | None:
+    """Accuracy of the network that `base` trains with the trial's settings, in its last epoch.
+
+    The training is a run under `studies`, found again by its settings. None: it was pruned,
+    being worse than the median of the others at the same epoch, or its loss diverged.
+    """
+    settings = replace(base, **trial.params)
+    key = "accuracy" if select == "test" else "val_accuracy"
+
+    reported = set()  # a trial that was pruned once is trained again from its start
+
+    def report(row: dict[str, Any]) -> None:
+        if row["epoch"] not in reported:
+            reported.add(row["epoch"])
+            trial.report(row[key]["all"], row["epoch"])
+
+    def listen(row: dict[str, Any]) -> None:
+        told.on_epoch(row)
+        report(row)
+        if row["epoch"] < settings.epochs and trial.should_prune():
+            raise optuna.TrialPruned
+
+    run = runs.part(studies, settings)
+    for row in run.metrics():
+        report(row)
+    try:
+        listener = stages.Listener(told.on_batch, listen)
+        stages.train_part(settings, studies, dataset, device, listener)
+    except (optuna.TrialPruned, ArithmeticError):
+        (run.path / "checkpoint.pt").unlink(missing_ok=True)
+        return None
+    return run.metrics()[-1][key]["all"]
+
+
+def tune_stage1(
+    base: Config,
+    space: dict[str, BaseDistribution],
+    how: How,
+    studies: Path,
+    dataset: data.Dataset,
+    device: torch.device,
+    listener: Callable[[optuna.Trial], AbstractContextManager[stages.Listener]],
+) -> dict[str, Any]:
+    """Search settings of stage 1: every trial is a training, pruned by the median of the others.
+
+    Args:
+        listener: who listens to the training of a trial.
+
+    Returns:
+        See `outcome`; it is in the search's folder, too, with a figure of accuracy against λ.
+    """
+
+    def evaluate(trials: list[optuna.Trial]) -> list[float | None]:
+        return [evaluate_one(trial) for trial in trials]
+
+    def evaluate_one(trial: optuna.Trial) -> float | None:
+        with listener(trial) as told:
+            return _train_trial(trial, base, studies, dataset, device, how.select, told)
+
+    found = run_search(base, dataset.name, space, how, studies, evaluate)
+    wds = [
+        (trial["params"]["wd"], trial["accuracy"])
+        for trial in found["trials"]
+        if "wd" in trial["params"] and not trial["pruned"]
+    ]
+    if wds:
+        label = f"{base.dataset}, {how.select}"
+        figure = figures.accuracy_against_wd([(label, sorted(wds))])
+        figures.save(figure, Path(found["path"]) / "figures", "accuracy_against_wd")
+    return found
+
+
+def tune_stage2(
+    base: Config,
+    parent: runs.Run,
+    space: dict[str, BaseDistribution],
+    how: How,
+    studies: Path,
+    dataset: data.Dataset,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Search settings of stage 2: the candidates of a round train as one batch of heads."""
+    heads.check(base)
+    network = stages.starting_network(base, parent, dataset, device)
+    cached = features.of_splits(network, dataset, base, device, keep=True)
+
+    def evaluate(trials: list[optuna.Trial]) -> list[float | None]:
+        return heads.evaluate_candidates(
+            network.classifier,
+            cached["train"],
+            cached[how.select],
+            base,
+            dataset.class_counts,
+            [trial.params for trial in trials],
+        )
+
+    origin = {"parent": runs.fingerprint(asdict(parent.config()))}
+    return run_search(base, parent.name, space, how, studies, evaluate, origin)
+
+
+def tune_normalize(
+    base: Config,
+    parent: runs.Run,
+    trials: int,
+    select: str,
+    studies: Path,
+    dataset: data.Dataset,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Search τ on `tau_grid`."""
+    started = time.perf_counter()
+    network = stages.starting_network(base, parent, dataset, device)
+    chosen_on = features.of_splits(network, dataset, base, device)[select]
+    taus = tau_grid(trials)
+    accuracies = heads.evaluate_taus(network.classifier, chosen_on, taus)
+    found = [
+        {"params": {"tau": tau}, "accuracy": accuracy, "pruned": False}
+        for tau, accuracy in zip(taus, accuracies, strict=True)
+    ]
+    origin = {"parent": runs.fingerprint(asdict(parent.config())), "trials": trials}
+    settings = asdict(base) | {"origin": origin, "select": select}
+    folder = studies / f"tune-normalize-{parent.name}-{runs.fingerprint(settings)}"
+    best = found[middle_best(accuracies)]
+    result = outcome(found, best, select, time.perf_counter() - started)
+    return save(folder, result, base)
+
+
+def tau_grid(trials: int) -> list[float]:
+    """Even steps from 0 to MAX_TAU; τ = 1 alone where there is one point."""
+    return [MAX_TAU * i / (trials - 1) for i in range(trials)] if trials > 1 else [1.0]
+
+
+def middle_best(accuracies: list[float]) -> int:
+    """Index of the best of an ordered grid: of equals, the middle one, farthest from worse."""
+    best = max(accuracies)
+    equals = [i for i, accuracy in enumerate(accuracies) if accuracy == best]
+    return equals[len(equals) // 2]
+
+
+def latest(studies: Path, stage: str, reference: str, parent: Config) -> dict[str, Any]:
+    """What the newest search of that stage found for this parent run.
+
+    Args:
+        reference: what a child calls the parent.
+        parent: its settings: a run of another training under the same name is another run.
+
+    Raises:
+        ValueError: there is none.
+    """
+    wanted = {"parent": runs.fingerprint(asdict(parent))}
+    found = []
+    for path in studies.glob(f"tune-{stage}-*/result.json"):
+        try:
+            result = runs.read_json(path)
+        except ValueError:  # torn: that search has no outcome until its command is repeated
+            continue
+        same = result.get("settings", {}).get("parent") == reference
+        if same and result.get("origin") == wanted and "best" in result:
+            found.append((path.stat().st_mtime_ns, result))
+    if not found:
+        raise ValueError(
+            f"nothing was tuned for {reference}: search first with wbcli tune {stage} {reference}"
+        )
+    return max(found, key=lambda entry: entry[0])[1]
