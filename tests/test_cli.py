@@ -242,6 +242,33 @@ MISTAKES = [  # command line, exit code, a part of the sentence
     (["eval"], 2, "no finished stage1 or stage2 or normalize run"),
     (["eval", "--json", "--csv"], 2, "--json and --csv exclude each other"),
     (["balance"], 2, "No such command 'balance'"),
+    (["reproduce", "table1"], 2, "'table1' is not one of 'ablation', 'imbalance', 'large-scale'"),
+    (["reproduce", "--dataset", "mnist"], 2, "unknown data set 'mnist': choose one of digitslt"),
+    (["reproduce", "--loss", "ce"], 2, "--loss is settled by the rows of a study: leave it out"),
+    (["reproduce", "norms", "--radius", "1"], 2, "--radius is settled by the rows of a study"),
+    (["reproduce", "--unit-norm"], 2, "--unit-norm is settled by the rows of a study: leave it"),
+    (
+        ["reproduce", "imbalance", "--imbalance-factor", "20"],
+        2,
+        "imbalance runs the factors 100, 50 and 10: leave --imbalance-factor out",
+    ),
+    (["reproduce", "--imbalance-factor", "105"], 2, "its largest value here is 104"),
+    (["reproduce", "--imbalance-factor", "0"], 2, "must be a finite number at least 1, got 0"),
+    (["reproduce", "--search", "4"], 2, "--search needs validation images: give --val-per-class N"),
+    (["reproduce", "--search", "4", "--val-per-class", "-1"], 2, "at least 0, got -1"),
+    (["reproduce", "--search", "0"], 2, "0 is not in the range x>=1"),
+    (["reproduce", "--search-layers", "0"], 2, "0 is not in the range x>=1"),
+    (
+        ["reproduce", "norms", "--search", "4", "--val-per-class", "2"],
+        2,
+        "--search finds values of rows that follow stage 1: norms has none",
+    ),
+    (["reproduce", "wd-sweep", "--wd", "1"], 2, "--wd is what wd-sweep varies: leave it out"),
+    (["reproduce", "--seeds", "0"], 2, "0 is not in the range x>=1"),
+    (["reproduce", "--seed", "-1"], 2, "--seed must be a finite number at least 0"),
+    (["reproduce", "--wd", "-1"], 2, "--wd must be a finite number at least 0, got -1"),
+    (["reproduce", "--beta", "1"], 2, "--beta must be a finite number at least 0 and below 1"),
+    (["reproduce", "--epochs", "few"], 2, "'few' is not a valid integer"),
 ]
 
 
@@ -259,6 +286,12 @@ MISTAKES_WITH_A_RUN = [
     (["stage2", "first", "--maxnorm", "lots"], 2, "expected a number in [0, 1] or 'none'"),
     (["stage2", "first", "--maxnorm", "0.1", "--radius", "1"], 2, "exclude each other"),
     (["stage2", "first", "--arch", "resnet20"], 2, "the stage-1 run has resnet8"),
+    (
+        ["stage2", "first", "--views", "2", "--layers", "2"],
+        2,
+        "features are cached with --layers 1",
+    ),
+    (["stage2", "first", "--views", "2", "--recipe", "released"], 2, "--recipe paper only"),
     (["stage2", "first", "--layers", "3"], 2, "'3' is not one of '1', '2', '5'"),
     (["normalize", "first", "--tau", "-1"], 2, "--tau must be a finite number at least 0"),
 ]
@@ -292,6 +325,9 @@ def test_the_best_checkpoint_needs_validation_images(wbcli, trained):
 def test_files_where_folders_belong_are_named(wbcli):
     Path("file").touch()
     result = wbcli("stage1", "digitslt", "--runs-dir", "file")
+    assert (result.code, result.out) == (2, "")
+    assert "--runs-dir file: expected a folder, this is a file" in result.err
+    result = wbcli("reproduce", "--runs-dir", "file")
     assert (result.code, result.out) == (2, "")
     assert "--runs-dir file: expected a folder, this is a file" in result.err
     result = wbcli("data", "show", "cifar10lt", "--data-dir", "file")
@@ -344,6 +380,7 @@ def test_a_reader_that_goes_away_is_not_a_traceback():
 
 COMMANDS = [[name] for name in cli.COMMANDS]
 COMMANDS += [[], ["data", "list"], ["data", "show"], ["data", "get"]]
+COMMANDS += [["tune", "stage1"], ["tune", "stage2"], ["tune", "normalize"], ["bench", "tune"]]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

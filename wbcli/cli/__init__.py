@@ -20,6 +20,7 @@ COMMANDS = {  # command → module of wbcli.cli that holds it
     "normalize": "training",
     "eval": "measuring",
     "tune": "tune",
+    "reproduce": "reproduce",
     "runs": "measuring",
     "report": "report",
     "data": "data",

@@ -1,0 +1,230 @@
+"""reproduce: the tables and figures of the paper, on any data set."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from wbcli import config, console, runs
+from wbcli.cli.options import (
+    Command,
+    data_options,
+    everywhere,
+    json_option,
+    kept_when_stopped,
+    load,
+    needs_extra,
+    on_device,
+    setting_options,
+    wrong_usage,
+)
+from wbcli.data import sources
+
+STUDIES = ("ablation", "imbalance", "large-scale", "wd-sweep", "norms", "weights2d")
+DRAWN = ("wd-sweep", "norms", "weights2d")  # studies with a figure
+SETTLED = ("loss", "radius", "unit_norm")  # by the rows of a study
+GROUPS = ("many", "medium", "few", "all")
+
+
+@click.command("reproduce", cls=Command)
+@click.argument("study", type=click.Choice(STUDIES), default="ablation")
+@click.option("--dataset", help="[default: digitslt]")
+@click.option("--seeds", type=click.IntRange(1), help="Train with so many seeds.  [default: 3]")
+@click.option(
+    "--search",
+    "trials",
+    type=click.IntRange(1),
+    metavar="N",
+    help="First find each row's values, with N trials on --val-per-class images.",
+)
+@click.option(
+    "--search-layers",
+    type=click.IntRange(1),
+    default=5,
+    show_default=True,
+    help="Search rows of at most so many layers; those of more take the values of one.",
+)
+@json_option
+@data_options
+@setting_options
+@everywhere
+def reproduce_command(study, as_json, runs_dir, **options):
+    """Rerun a table or figure of the paper.
+
+    \b
+      ablation     every combination of the method's parts
+      imbalance    seven of them at imbalance factors 100, 50 and 10
+      large-scale  the same seven on ImageNet-LT and iNaturalist 2018
+      wd-sweep     accuracy against the weight decay of stage 1
+      norms        row norms over the epochs under four constraints
+      weights2d    classifier rows in two dimensions under four constraints
+
+    Without arguments: the ablation on the digits that ship with wbcli, three seeds. Options
+    of training are those of stage 1. What is finished is found again and not recomputed.
+
+    \b
+    Example:
+      wbcli reproduce
+      wbcli reproduce wd-sweep --dataset fashionmnistlt --seed 1
+    """
+    with wrong_usage():
+        lab, seeds, budget = _open_lab(study, runs_dir / "studies", options)
+    if study in DRAWN or budget:
+        needs_extra("study", "matplotlib", *["optuna"] * bool(budget))
+    with wrong_usage():
+        runs.make_folder(runs_dir)
+    dataset = lab.options["dataset"]
+    data = load(config.resolve_stage1(lab.options))
+    folder = lab.studies / f"{study}-{dataset}"
+    folder.mkdir(parents=True, exist_ok=True)
+    result = {"study": study, "dataset": dataset, "seeds": seeds}
+    with kept_when_stopped():
+        result |= _run(study, lab, seeds, budget, folder / "figures", data.class_counts)
+    runs.write_json(folder / "result.json", result)
+    if as_json:
+        console.print_json(result)
+        return
+    (_print_imbalance if study == "imbalance" else _print_rows)(result, data.limits)
+    console.say(f"written to {folder}")
+
+
+def _run(study: str, lab, seeds: list[int], budget, figures: Path, class_counts: list[int]) -> dict:
+    from wbcli import study as tables
+
+    run_table = {
+        "ablation": tables.ablation,
+        "imbalance": tables.imbalance,
+        "large-scale": tables.large_scale,
+    }
+    if study in run_table:
+        return run_table[study](lab, seeds, budget)
+    from wbcli import variants
+
+    if study == "wd-sweep":
+        return variants.sweep(lab, seeds, figures)
+    draw = variants.norms if study == "norms" else variants.weights_2d
+    return draw(lab, seeds, figures, class_counts)
+
+
+def _open_lab(study: str, studies: Path, options: dict) -> tuple:
+    """The lab, the seeds, and what is searched first."""
+    from wbcli.lab import Lab
+    from wbcli.presets import Budget
+
+    _refuse_what_is_settled(study, options)
+    device, options = on_device(options.pop("device"), options, options["data_dir"] or Path("data"))
+    options["dataset"] = options["dataset"] or _default_dataset(study)
+    seed, count = options.pop("seed"), options.pop("seeds")
+    first = seed or 0
+    seeds = list(range(first, first + (count or (3 if seed is None else 1))))
+    trials, layers = options.pop("trials"), options.pop("search_layers")
+    config.resolve_stage1(options | {"seed": first})
+    budget = None
+    if trials:
+        if not options["val_per_class"]:
+            raise ValueError("--search needs validation images: give --val-per-class N, too")
+        budget = Budget(trials, options.pop("val_per_class"), layers)
+    lab = Lab(studies, device, options, _listen(studies), len(seeds) if budget else 1)
+    return lab, seeds, budget
+
+
+def _refuse_what_is_settled(study: str, options: dict) -> None:
+    """Options that the study itself decides; they are taken out of `options`."""
+    settled = [key for key in SETTLED if options.pop(key) is not None]
+    if settled:
+        flag = settled[0].replace("_", "-")
+        raise ValueError(f"--{flag} is settled by the rows of a study: leave it out")
+    if study == "imbalance" and options["imbalance_factor"] is not None:
+        raise ValueError("imbalance runs the factors 100, 50 and 10: leave --imbalance-factor out")
+    if study == "wd-sweep" and options["wd"] is not None:
+        raise ValueError("--wd is what wd-sweep varies: leave it out")
+    if study in DRAWN and options["trials"]:
+        raise ValueError(f"--search finds values of rows that follow stage 1: {study} has none")
+
+
+def _default_dataset(study: str) -> str:
+    if study != "large-scale":
+        return "digitslt"
+    for name in ("imagenetlt", "inat18"):
+        if name in sources.SOURCES:
+            return name
+    raise ValueError(
+        "large-scale runs on imagenetlt and inat18, which this version of wbcli cannot read yet: "
+        "see its rows on another data set with --dataset NAME"
+    )
+
+
+def _listen(studies: Path):
+    from wbcli import stages
+
+    @contextmanager
+    def listen(label: str, settings: config.Config, images: int) -> Iterator[stages.Listener]:
+        console.say(label)
+        done = runs.part(studies, settings).epochs_done()
+        with console.Progress(settings.epochs, done, images, lines=False) as progress:
+            yield stages.Listener(progress.on_batch, progress.on_epoch)
+
+    return listen
+
+
+def _print_rows(result: dict, limits: dict) -> None:
+    paper = result.get("paper_dataset")
+    columns = ["row", "layers", *GROUPS, "clipped"]
+    columns += [f"paper ({paper}): many", *GROUPS[1:]] if paper else []
+    rows = [
+        [row["name"], row["layers"] or None, *[_cell(row["ours"][group]) for group in GROUPS]]
+        + [_cell(row["clipped"], digits=0)]
+        + ([row["paper"][group] for group in GROUPS] if paper else [])
+        for row in result["rows"]
+    ]
+    console.print_table(columns, rows, _caption(result, limits))
+    if "published" in result:
+        published = [[p["name"], *[p["paper"][g] for g in GROUPS]] for p in result["published"]]
+        _print_published(result, list(GROUPS), published)
+
+
+def _print_imbalance(result: dict, limits: dict) -> None:
+    factors = list(dict.fromkeys(row["imbalance_factor"] for row in result["rows"]))
+    columns = [f"IF {factor}" for factor in factors]
+    by_name: dict[str, list[dict]] = {}
+    for row in result["rows"]:
+        by_name.setdefault(row["name"], []).append(row)
+    rows = [
+        [name, *[_cell(row["ours"]["all"]) for row in same]] + [row["paper"]["all"] for row in same]
+        for name, same in by_name.items()
+    ]
+    paper = f"paper ({result['paper_dataset']}): {columns[0]}"
+    heads = ["row, all classes", *columns, paper, *columns[1:]]
+    console.print_table(heads, rows, _caption(result, limits))
+    published: dict[str, list] = {}
+    for entry in result["published"]:
+        published.setdefault(entry["name"], [entry["name"]]).append(entry["paper"]["all"])
+    _print_published(result, columns, list(published.values()))
+    click.echo(result["note"])
+
+
+def _print_published(result: dict, columns: list[str], rows: list[list]) -> None:
+    caption = f"published figures on {result['paper_dataset']}, as the paper quotes them; not rerun"
+    click.echo()
+    console.print_table(["other methods", *columns], rows, caption)
+
+
+def _caption(result: dict, limits: dict) -> str:
+    count = len(result["seeds"])
+    spread = f"mean ± standard deviation of {count} seeds" if count > 1 else "one seed"
+    text = (
+        f"{result['dataset']}: test accuracy in per cent, mean over classes, last epoch, {spread}; "
+        f"many: over {limits['many']} training images, few: under {limits['few']}"
+    )
+    if "values" in result:
+        text += "; clipped: rows that MaxNorm holds at its radius, per cent"
+        text += f"\nvalues of the rows: {result['values']}"
+    return text
+
+
+def _cell(value: dict | None, digits: int = 2) -> str:
+    if value is None:
+        return "–"
+    spread = "" if value["std"] is None else f" ± {value['std']:.{digits}f}"
+    return f"{value['mean']:.{digits}f}{spread}"

@@ -1,0 +1,117 @@
+"""The trainings that a study is made of: each is a run, found again by its settings.
+
+They live under `runs/studies/`. A part that is finished is not trained again, whichever study
+asks for it; one that was interrupted goes on from its last epoch.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wbcli import config, data, features, stages
+from wbcli.config import Config
+from wbcli.features import Features
+from wbcli.models import Network
+from wbcli.runs import Run, part
+
+STAGE2_ONLY = ("beta", "project")  # settings that a study passes on to stage 2 alone
+
+
+@dataclass
+class Lab:
+    """Trains parts with shared options.
+
+    Args:
+        studies: the folder of the runs.
+        options: options of stage 1 (and those of STAGE2_ONLY), as on the command line.
+        listen: who listens to a part: called with its label, settings and number of images.
+        num_frozen: networks whose features are kept.
+    """
+
+    studies: Path
+    device: torch.device
+    options: dict[str, Any]
+    listen: Callable[[str, Config, int], AbstractContextManager[stages.Listener]]
+    num_frozen: int = 2
+    _datasets: dict[str, data.Dataset] = field(default_factory=dict)
+    _frozen: dict[str, tuple[Network, dict[str, Features]]] = field(default_factory=dict)
+
+    def stage1(self, seed: int, label: str, **options: Any) -> Run:
+        given = {k: v for k, v in self.options.items() if k not in STAGE2_ONLY}
+        return self._train(config.resolve_stage1(given | {"seed": seed} | options), label)
+
+    def stage2(self, parent: Run, label: str, **options: Any) -> Run:
+        settings = self.stage2_settings(parent, **options)
+        cached = self.frozen(parent, settings)[1] if features.can_cache(settings) else None
+        return self._train(settings, label, cached)
+
+    def stage2_settings(self, parent: Run, **options: Any) -> Config:
+        keys = (*STAGE2_ONLY, "precision", "deterministic", "data_dir")
+        given = {key: self.options.get(key) for key in keys}
+        return config.resolve_stage2(parent.config(), parent.name, given | options)
+
+    def normalize(self, parent: Run, tau: float, label: str) -> Run:
+        given = {key: self.options[key] for key in ("precision", "data_dir")}
+        settings = config.resolve_normalize(parent.config(), parent.name, given | {"tau": tau})
+        run = part(self.studies, settings)
+        if not run.finished:
+            run.path.mkdir(parents=True, exist_ok=True)
+            with self.listen(label, settings, 0):
+                stages.normalize(settings, run, parent, self.dataset(settings), self.device)
+        return run
+
+    def dataset(self, settings: Config) -> data.Dataset:
+        key = f"{settings.dataset} {settings.imbalance_factor} {settings.imbalance_type} "
+        key += f"{settings.subset} {settings.val_per_class}"
+        if key not in self._datasets:
+            self._datasets[key] = data.for_run(settings)
+        return self._datasets[key]
+
+    def frozen(self, parent: Run, settings: Config) -> tuple[Network, dict[str, Features]]:
+        """The parent's network, and the features it makes of every split.
+
+        Those of the last `num_frozen` parents are kept.
+        """
+        name = f"{parent.name} {settings.batch_size} {settings.views} {settings.precision}"
+        if name not in self._frozen:
+            dataset = self.dataset(settings)
+            network = stages.starting_network(settings, parent, dataset, self.device)
+            splits = features.of_splits(network, dataset, settings, self.device, keep=True)
+            while len(self._frozen) >= self.num_frozen:
+                del self._frozen[next(iter(self._frozen))]  # the oldest
+            self._frozen[name] = network, splits
+        return self._frozen[name]
+
+    def _train(
+        self, settings: Config, label: str, cached: dict[str, Features] | None = None
+    ) -> Run:
+        run = part(self.studies, settings)
+        if not run.finished:
+            dataset = self.dataset(settings)
+            with self.listen(label, settings, len(dataset.train.labels)) as listener:
+                stages.train_part(settings, self.studies, dataset, self.device, listener, cached)
+        return run
+
+
+def last_epoch(run: Run) -> dict[str, Any]:
+    """Metrics of a finished part.
+
+    Raises:
+        ValueError: they are missing or damaged.
+    """
+    rows = run.metrics()
+    if not rows or rows[-1]["epoch"] < run.config().epochs:
+        raise ValueError(
+            f"{run.path / 'metrics.jsonl'} is missing or damaged: delete the folder {run.path}, "
+            "and it will be made again"
+        )
+    return rows[-1]
+
+
+@contextmanager
+def silent(label: str, settings: Config, images: int) -> Iterator[stages.Listener]:
+    yield stages.Listener()

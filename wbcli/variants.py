@@ -1,0 +1,107 @@
+"""Stage 1 under one constraint after another: accuracy against λ, row norms, rows in a plane.
+
+Legend: K classes.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wbcli import figures, models
+from wbcli.balance import relative_radius
+from wbcli.device import prepare
+from wbcli.lab import Lab, last_epoch
+from wbcli.runs import Run
+from wbcli.study import GROUPS, mean_and_std
+
+SWEEP = (0.0, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2)
+MAX_FRAMES = 40  # of the animation, after its first
+T = 0.1  # of MaxNorm in stage 1: its radius lies between the rows of the naive network
+
+
+def sweep(lab: Lab, seeds: list[int], folder: Path) -> dict[str, Any]:
+    """Accuracy of stage 1 against λ. Source: the paper's figure 4."""
+    rows = [
+        _row(f"wd {wd:g}", [lab.stage1(seed, f"seed {seed}: wd {wd:g}", wd=wd) for seed in seeds])
+        for wd in SWEEP
+    ]
+    curve = [(row["settings"]["wd"], row["ours"]["all"]["mean"]) for row in rows]
+    label = f"{lab.options['dataset']}, test images"
+    figures.save(figures.accuracy_against_wd([(label, curve)]), folder, "wd_sweep")
+    return {"rows": rows}
+
+
+def norms(lab: Lab, seeds: list[int], folder: Path, class_counts: list[int]) -> dict[str, Any]:
+    """Row norms over the epochs, of the first seed. Source: the paper's figure 2."""
+    variants = _train(lab, seeds)
+    panels = [
+        (name, [row["row_norms"] for row in runs[0].metrics()]) for name, runs in variants.items()
+    ]
+    figures.save(figures.norm_heat_maps(panels, class_counts), folder, "norms")
+    return {"rows": [_row(name, runs) for name, runs in variants.items()]}
+
+
+def weights_2d(lab: Lab, seeds: list[int], folder: Path, class_counts: list[int]) -> dict[str, Any]:
+    """Classifier rows behind a 2-dimensional layer, of the first seed: four moments, and a GIF.
+
+    Source: the paper's figure 7.
+    """
+    variants = _train(lab, seeds, bottleneck=2)
+    frames = [(name, _weights_by_epoch(lab, runs[0])) for name, runs in variants.items()]
+    last = len(frames[0][1]) - 1
+    quarters = (0, round(last / 4), round(last / 2), last)
+    moments = [(name, [weights[i] for i in quarters]) for name, weights in frames]
+    figures.save(figures.weights_2d(moments, class_counts), folder, "weights2d")
+    shown = sorted({round(last * i / MAX_FRAMES) for i in range(MAX_FRAMES + 1)})
+    film = [(name, [weights[i] for i in shown]) for name, weights in frames]
+    figures.animate_weights_2d(folder / "weights2d.gif", film, class_counts)
+    return {"rows": [_row(name, runs) for name, runs in variants.items()]}
+
+
+def _train(lab: Lab, seeds: list[int], **options: Any) -> dict[str, list[Run]]:
+    """Naive, L2-constrained, with weight decay and with MaxNorm: the runs by seed.
+
+    The two constraints come without weight decay; δ = min + T·(max − min) of the naive rows.
+    """
+    variants: dict[str, list[Run]] = {"naive": [], "L2-norm": [], "WD": [], "MaxNorm": []}
+    project = lab.options.get("project")  # of the constraints
+    for seed in seeds:
+        settings: dict[str, dict[str, Any]] = {
+            "naive": {"wd": 0.0},
+            "L2-norm": {"wd": 0.0, "unit_norm": True, "project": project},
+            "WD": {},
+        }
+        for name, own in settings.items():
+            run = lab.stage1(seed, f"seed {seed}: {name}", **own, **options)
+            variants[name].append(run)
+        radius = relative_radius(variants["naive"][-1].load_weights()["classifier.weight"], T)
+        own = {"wd": 0.0, "radius": radius, "project": project}
+        run = lab.stage1(seed, f"seed {seed}: MaxNorm", **own, **options)
+        variants["MaxNorm"].append(run)
+    return variants
+
+
+def _row(name: str, runs: list[Run]) -> dict[str, Any]:
+    """A row as of `study.run_table`, without a figure of the paper."""
+    last = [last_epoch(run) for run in runs]
+    clipped = [None if e["clipped_fraction"] is None else 100 * e["clipped_fraction"] for e in last]
+    config = runs[0].config()
+    return {
+        "name": name,
+        "layers": 0,
+        "paper": None,
+        "ours": {g: mean_and_std([epoch["accuracy"][g] for epoch in last]) for g in GROUPS},
+        "clipped": mean_and_std(clipped),
+        "settings": {"wd": config.wd, "radius": config.radius},
+    }
+
+
+def _weights_by_epoch(lab: Lab, run: Run) -> list[tuple[str, np.ndarray]]:
+    """Classifier rows [K, 2]: as they were initialised, and after each epoch."""
+    config = run.config()
+    prepare(lab.device, config.precision, config.seed, config.deterministic)
+    start = models.for_run(config, lab.dataset(config)).classifier.weight.detach().numpy()
+    return [("start", start)] + [
+        (f"epoch {row['epoch']}", np.array(row["weight"])) for row in run.metrics()
+    ]
