@@ -175,9 +175,14 @@ def _check_shared(configs: list[Config]) -> Config:
     return shared.pop()
 
 
+def can_share(config: Config) -> bool:
+    """Whether heads with these settings can train together: they are projected in every step."""
+    return can_cache(config) and config.project == "step"
+
+
 def check(config: Config) -> None:
     """Raises ValueError for settings with which heads cannot be trained together."""
-    if not can_cache(config) or config.project != "step":
+    if not can_share(config):
         raise ValueError(
             "candidates train together on cached features: they need --layers 1, --project step "
             "and --recipe paper (under released the frozen batch norms move)"

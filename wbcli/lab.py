@@ -21,6 +21,12 @@ from wbcli.runs import Run, part
 STAGE2_ONLY = ("beta", "project")  # settings that a study passes on to stage 2 alone
 
 
+@contextmanager
+def silent(label: str, settings: Config, images: int) -> Iterator[stages.Listener]:
+    """The listener of a lab that nobody watches."""
+    yield stages.Listener()
+
+
 @dataclass
 class Lab:
     """Trains parts with shared options.
@@ -35,7 +41,7 @@ class Lab:
     studies: Path
     device: torch.device
     options: dict[str, Any]
-    listen: Callable[[str, Config, int], AbstractContextManager[stages.Listener]]
+    listen: Callable[[str, Config, int], AbstractContextManager[stages.Listener]] = silent
     num_frozen: int = 2
     _datasets: dict[str, data.Dataset] = field(default_factory=dict)
     _frozen: dict[str, tuple[Network, dict[str, Features]]] = field(default_factory=dict)
@@ -110,8 +116,3 @@ def last_epoch(run: Run) -> dict[str, Any]:
             "and it will be made again"
         )
     return rows[-1]
-
-
-@contextmanager
-def silent(label: str, settings: Config, images: int) -> Iterator[stages.Listener]:
-    yield stages.Listener()

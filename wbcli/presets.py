@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from wbcli import features, heads
+from wbcli import heads
 from wbcli.config import Config
 from wbcli.lab import Lab, last_epoch
 from wbcli.runs import Run
@@ -139,7 +139,7 @@ def _search(lab: Lab, row: "Row", seeds: list[int], budget: Budget) -> Preset:
 
     def evaluate(asked: list) -> list[float]:
         candidates = [trial.params for trial in asked]
-        each = _train_heads if _can_share(bases[0]) else _train_runs
+        each = _train_heads if heads.can_share(bases[0]) else _train_runs
         by_seed = [
             each(lab, row, parent, base, candidates)
             for parent, base in zip(parents, bases, strict=True)
@@ -152,11 +152,6 @@ def _search(lab: Lab, row: "Row", seeds: list[int], budget: Budget) -> Preset:
     origin = {"seeds": [parent.name for parent in parents]}
     found = search.run_search(bases[0], label, space, how, lab.studies, evaluate, origin)
     return found["best"]["params"]
-
-
-def _can_share(base: Config) -> bool:
-    """Whether candidates train together as heads: after every step they are projected."""
-    return features.can_cache(base) and base.project == "step"
 
 
 def _train_heads(

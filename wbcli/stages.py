@@ -98,18 +98,7 @@ def train(
         row |= _weight_metrics(config, network, constrained, radii)
         row |= _epoch_accuracies(settings, trained, dataset, splits)
         run.append_metrics(row)
-        score = _selection_score(config, row)
-        if score is not None and (best is None or score > best["accuracy"]):
-            best = {"epoch": row["epoch"], "accuracy": score}
-            run.save_state("best.pt", {"model": network.state_dict()} | best)
-        state = {
-            "epoch": row["epoch"],
-            "model": network.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "radii": radii,
-            "best": best,
-        }
-        run.save_state("checkpoint.pt", state)
+        best = _save_epoch(config, run, network, optimizer, radii, row, best)
         listener.on_epoch(row)
         started = time.perf_counter()
     run.save_weights(network.state_dict())
@@ -241,6 +230,31 @@ def _epoch_accuracies(
             None if np.isnan(value) else value for value in metrics["accuracy"].tolist()
         ]
     return row
+
+
+def _save_epoch(
+    config: Config,
+    run: Run,
+    network: models.Network,
+    optimizer: torch.optim.Optimizer,
+    radii: list[float | None],
+    row: dict[str, Any],
+    best: dict[str, Any] | None,
+) -> dict[str, Any] | None:
+    """Write checkpoint.pt and, after the best epoch so far, best.pt; returns what is best now."""
+    score = _selection_score(config, row)
+    if score is not None and (best is None or score > best["accuracy"]):
+        best = {"epoch": row["epoch"], "accuracy": score}
+        run.save_state("best.pt", {"model": network.state_dict()} | best)
+    state = {
+        "epoch": row["epoch"],
+        "model": network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "radii": radii,
+        "best": best,
+    }
+    run.save_state("checkpoint.pt", state)
+    return best
 
 
 def _selection_score(config: Config, row: dict[str, Any]) -> float | None:
