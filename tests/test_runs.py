@@ -110,14 +110,15 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
 
 def test_a_torn_last_line_of_metrics_is_left_out():
     run = made("mine")
-    rows = [{"epoch": epoch, "seconds": 1.0, "accuracy": {}} for epoch in (1, 2)]
+    row = {"seconds": 1.0, "accuracy": {}, "row_norms": [1.0]}
+    rows = [{"epoch": epoch} | row for epoch in (1, 2)]
     for row in rows:
         run.append_metrics(row)
     with (run.path / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 3, "lr"')
     assert run.epochs_done() == 2
     assert run.metrics() == rows
-    for damage in ("null\n", "{}\n"):
+    for damage in ("null\n", "{}\n", '{"epoch": 3, "seconds": 1, "accuracy": {}}\n'):
         (run.path / "metrics.jsonl").write_text(damage)
         assert run.metrics() == []
 

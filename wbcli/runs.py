@@ -60,7 +60,10 @@ class Run:
                 row = json.loads(line)
             except ValueError:
                 break
-            if not isinstance(row, dict) or not {"epoch", "seconds", "accuracy"} <= row.keys():
+            if (
+                not isinstance(row, dict)
+                or not {"epoch", "seconds", "accuracy", "row_norms"} <= row.keys()
+            ):
                 break
             rows.append(row)
         return rows
