@@ -1,12 +1,14 @@
-"""Files of the formats that loaders accept, made of random pixels."""
+"""A command line in this process, and files of the formats that loaders accept."""
 
+import json
 import pickle
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from wbcli import console
+from wbcli import cli, console
 
 
 @pytest.fixture(autouse=True)
@@ -16,6 +18,30 @@ def own_environment(monkeypatch, tmp_path):
     for name in ("WBCLI_DATA", "WBCLI_RUNS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(console, "verbosity", 0)
+
+
+class Result:
+    def __init__(self, code: int, out: str, err: str):
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def json(self):
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def wbcli(capsys):
+    """Run a command line in this process."""
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def run(*args: object) -> Result:
+        with pytest.raises(SystemExit) as ending:
+            cli.main([str(arg) for arg in args])
+        out, err = capsys.readouterr()
+        return Result(ending.value.code, out, err)
+
+    yield run
+    signal.signal(signal.SIGTERM, handler)
 
 
 def stamped_images(count: int, seed: int) -> np.ndarray:

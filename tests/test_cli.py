@@ -17,30 +17,6 @@ from wbcli import cli
 SHORT = ("--epochs", "1", "--batch-size", "64")
 
 
-class Result:
-    def __init__(self, code: int, out: str, err: str):
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def json(self):
-        return json.loads(self.out)
-
-
-@pytest.fixture
-def wbcli(capsys):
-    """Run a command line in this process."""
-    handler = signal.getsignal(signal.SIGTERM)
-
-    def run(*args: str) -> Result:
-        with pytest.raises(SystemExit) as ending:
-            cli.main(list(args))
-        out, err = capsys.readouterr()
-        return Result(ending.value.code, out, err)
-
-    yield run
-    signal.signal(signal.SIGTERM, handler)
-
-
 @pytest.fixture
 def trained(wbcli):
     """A stage-1 run of one epoch, named `first`, with validation images."""

@@ -6,7 +6,6 @@ import shutil
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -47,18 +46,6 @@ def trained(tmp_path_factory):
             cli.main([*command, "--runs-dir", str(folder), "-q"])
         assert ending.value.code == 0
     return folder
-
-
-@pytest.fixture
-def wbcli(capsys):
-    """Run a command line; returns its exit code, stdout and stderr."""
-
-    def run(*args):
-        with pytest.raises(SystemExit) as ending:
-            cli.main(list(args))
-        return SimpleNamespace(code=ending.value.code, **capsys.readouterr()._asdict())
-
-    return run
 
 
 @pytest.fixture

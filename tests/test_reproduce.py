@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("matplotlib")
 pytest.importorskip("optuna")
 
-from wbcli import cli, presets, runs, stages, study, variants
+from wbcli import presets, runs, stages, study, variants
 from wbcli.cli import reproduce
 from wbcli.data import sources
 from wbcli.presets import Budget
@@ -25,18 +25,6 @@ FOUR = [
     Row(True, "tau-norm"),
     Row(True, "CB + WD + MaxNorm", 1),
 ]
-
-
-@pytest.fixture
-def wbcli(capsys):
-    """Run a command line; returns its exit code, stdout and stderr."""
-
-    def run(*args):
-        with pytest.raises(SystemExit) as ending:
-            cli.main(list(args))
-        return SimpleNamespace(code=ending.value.code, **capsys.readouterr()._asdict())
-
-    return run
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -70,18 +69,6 @@ def hasty_sqlite():
     event.listen(Engine, "connect", hurry)
     yield
     event.remove(Engine, "connect", hurry)
-
-
-@pytest.fixture
-def wbcli(capsys):
-    """Run a command line; returns its exit code, stdout and stderr."""
-
-    def run(*args):
-        with pytest.raises(SystemExit) as ending:
-            cli.main([str(arg) for arg in args])
-        return SimpleNamespace(code=ending.value.code, **capsys.readouterr()._asdict())
-
-    return run
 
 
 @pytest.fixture(scope="module")
