@@ -12,6 +12,7 @@ from wbcli.cli.options import (
     CHOSEN_ON_TEST,
     Command,
     everywhere,
+    find_runs,
     json_option,
     reference_to,
     wrong_usage,
@@ -54,12 +55,9 @@ def eval_command(
     with wrong_usage():
         if as_json and as_csv:
             raise ValueError("--json and --csv exclude each other: give one of them")
-        chosen = [runs.find(runs_dir, name) for name in names]
         device = devices.resolve(device)
         precision = devices.resolve_precision(precision, device)
-        if not chosen:
-            chosen = [runs.newest(runs_dir, ("stage1", "stage2", "normalize"))]
-            console.say(f"run {chosen[0].name}, the newest finished one")
+        chosen = find_runs(runs_dir, names)
     devices.prepare(device, precision, 0, deterministic=False)
     results = [
         evaluate_run(

@@ -239,6 +239,15 @@ def find_parent(runs_dir: Path, reference: str | None) -> runs.Run:
     return run
 
 
+def find_runs(runs_dir: Path, names: tuple[str, ...]) -> list[runs.Run]:
+    """The finished runs of these names or paths; without any, the newest one."""
+    if names:
+        return [runs.find(runs_dir, name) for name in names]
+    run = runs.newest(runs_dir, ("stage1", "stage2", "normalize"))
+    console.say(f"run {run.name}, the newest finished one")
+    return [run]
+
+
 def reference_to(run: runs.Run, runs_dir: Path) -> str:
     """How a child names its parent: by name within the runs folder, else by path."""
     inside = run.path.resolve().parent == runs_dir.resolve()

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import click
 
-from wbcli import console, runs
+from wbcli import console
 from wbcli.cli.options import (
     Command,
     everywhere,
+    find_runs,
     json_option,
     needs_extra,
     reference_to,
@@ -40,12 +41,9 @@ def report_command(names, output, as_json, runs_dir, device, precision, data_dir
     from wbcli import report
 
     with wrong_usage():
-        chosen = [runs.find(runs_dir, name) for name in dict.fromkeys(names)]
         device = devices.resolve(device)
         precision = devices.resolve_precision(precision, device)
-        if not chosen:
-            chosen = [runs.newest(runs_dir, ("stage1", "stage2", "normalize"))]
-            console.say(f"run {chosen[0].name}, the newest finished one")
+        chosen = find_runs(runs_dir, tuple(dict.fromkeys(names)))
         report.check_comparable(chosen)
         folder = output or chosen[0].path
         try:
