@@ -10,10 +10,12 @@ from torch import nn
 from test_train import CPU, equal, stage1, stage2
 from wbcli import data, evaluate, features, models, runs, stages
 from wbcli.balance import radius_of
-from wbcli.data.batches import Batches, draw_epoch
+from wbcli.data.batches import EVAL_BATCH, Batches, draw_epoch
 from wbcli.features import Features
 from wbcli.losses import class_balanced_weights
 from wbcli.train import fit, make_optimizer
+
+HERE = Path()
 
 
 class Pixels(nn.Module):
@@ -99,7 +101,7 @@ def test_a_cached_stage2_ends_where_training_through_the_network_does(
 
 def test_without_views_every_epoch_has_its_own_crops_in_its_own_order(digits):
     """The pixels of the batches that training through the network would see, bit for bit."""
-    seen = Features(Pixels(), batches_of(digits, 500), 16)
+    seen = Features(Pixels(), batches_of(digits, 500), 16, HERE)
     images = batches_of(digits, 16)
     for epoch in (0, 1):
         pairs = zip(seen.train(3, epoch), images.train(3, epoch), strict=True)
@@ -116,7 +118,7 @@ def test_epochs_take_turns_with_the_views_and_keep_their_own_order(digits, views
     order_of_view = draw_epoch(size, padding, flip, seed, view)[0]
     order = draw_epoch(size, padding, flip, seed, epoch)[0]
     by_image = dict(zip(order_of_view.tolist(), crops, strict=True))
-    cached = Features(Pixels(), batches_of(digits, 500), 16, views=views)
+    cached = Features(Pixels(), batches_of(digits, 500), 16, HERE, views=views)
     found = list(cached.train(seed, epoch))
     expected = torch.stack([by_image[i] for i in order.tolist()])
     assert torch.equal(torch.cat([x for x, _ in found]), expected)
@@ -125,7 +127,7 @@ def test_epochs_take_turns_with_the_views_and_keep_their_own_order(digits, views
 
 def test_a_last_image_on_its_own_joins_the_batch_before_it(digits):
     """287 images in batches of 22: 13 of them, and the last takes the 287th."""
-    cached = Features(Pixels(), batches_of(digits, 500), 22)
+    cached = Features(Pixels(), batches_of(digits, 500), 22, HERE)
     assert [len(x) for x, _ in cached.train(0, 0)] == [22] * 12 + [23]
 
 
@@ -142,7 +144,7 @@ def test_a_last_image_on_its_own_joins_the_batch_before_it(digits):
 def test_how_often_a_view_is_computed(digits, options, computed):
     """Passes over the images in epochs 0, 1, 2, 1 again, and 0 of another seed."""
     backbone = Pixels()
-    cached = Features(backbone, batches_of(digits, 500), 64, **options)
+    cached = Features(backbone, batches_of(digits, 500), 64, HERE, **options)
     passes = []
     for seed, epoch in [(0, 0), (0, 1), (0, 2), (0, 1), (1, 0)]:
         before = backbone.seen
@@ -153,7 +155,7 @@ def test_how_often_a_view_is_computed(digits, options, computed):
 
 def test_a_split_that_is_measured_is_computed_once(digits):
     backbone = Pixels()
-    cached = Features(backbone, batches_of(digits, 500, "test"), 64)
+    cached = Features(backbone, batches_of(digits, 500, "test"), 64, HERE)
     first, again = ([x for x, _ in cached.evaluate()] for _ in range(2))
     assert backbone.seen == 700
     assert [len(x) for x in first] == [500, 200]
@@ -164,9 +166,9 @@ def test_a_split_that_is_measured_is_computed_once(digits):
 def test_measured_features_make_the_logits_of_the_network(parent, digits, split):
     network = parent.network(digits)
     network.train()  # what a caller does with it must not matter
-    cached = features.of_splits(network, digits, stage2(parent), CPU)[split]
+    cached = features.of_splits(network, digits, stage2(parent), CPU, HERE)[split]
     expected = parent.network(digits).eval()
-    images = batches_of(digits, evaluate.EVAL_BATCH, split).evaluate()
+    images = batches_of(digits, EVAL_BATCH, split).evaluate()
     with torch.no_grad():
         for (x, labels), (pictures, same) in zip(cached.evaluate(), images, strict=True):
             assert torch.equal(network.classifier(x), expected(pictures))
@@ -177,7 +179,7 @@ def test_the_frozen_batch_norms_do_not_move(parent, digits):
     network = parent.network(digits)
     network.train()
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    for part in features.of_splits(network, digits, stage2(parent), CPU).values():
+    for part in features.of_splits(network, digits, stage2(parent), CPU, HERE).values():
         list(part.train(0, 0))
         list(part.evaluate())
     assert equal(before, network.state_dict())
@@ -186,7 +188,7 @@ def test_the_frozen_batch_norms_do_not_move(parent, digits):
 def test_the_splits_of_a_data_set_without_validation_images(parent):
     settings = replace(stage2(parent), val_per_class=0, views=3)
     dataset = data.for_run(settings)
-    splits = features.of_splits(parent.network(dataset), dataset, settings, CPU)
+    splits = features.of_splits(parent.network(dataset), dataset, settings, CPU, HERE)
     assert list(splits) == ["train", "test"]
     assert {(f.views, f.batch_size, f.keep) for f in splits.values()} == {(3, 64, False)}
 
@@ -194,7 +196,7 @@ def test_the_splits_of_a_data_set_without_validation_images(parent):
 def test_features_of_bf16_are_kept_in_float32(parent, digits):
     exact, rounded = (
         features.of_splits(
-            parent.network(digits), digits, stage2(parent, precision=precision), CPU
+            parent.network(digits), digits, stage2(parent, precision=precision), CPU, HERE
         )["val"]
         for precision in ("fp32", "bf16")
     )
@@ -250,7 +252,7 @@ def test_a_cached_stage2_that_was_stopped_continues_as_if_it_never_was(parent, t
 def test_a_shared_cache_gives_the_weights_of_an_own_one(parent, digits, train, monkeypatch):
     first, second = stage2(parent, lr=0.1), stage2(parent, lr=0.02, loss="ce", maxnorm=0.7)
     network = stages.starting_network(first, parent, digits, CPU)
-    shared = features.of_splits(network, digits, first, CPU, keep=True)
+    shared = features.of_splits(network, digits, first, CPU, HERE, keep=True)
     alone, expected = train("own", second)
     monkeypatch.delattr(features, "of_splits")  # nobody computes them again
     train("first", first, cached=shared)
@@ -265,7 +267,7 @@ def test_a_shared_cache_gives_the_weights_of_an_own_one(parent, digits, train, m
 
 def test_the_classifier_itself_trains_in_float32_whatever_the_precision(parent, digits, train):
     settings = stage2(parent)
-    exact = features.of_splits(parent.network(digits), digits, settings, CPU)
+    exact = features.of_splits(parent.network(digits), digits, settings, CPU, HERE)
     expected = train("fp32", settings, cached=exact)[1]
     assert equal(train("bf16", replace(settings, precision="bf16"), cached=exact)[1], expected)
 

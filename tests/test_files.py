@@ -174,4 +174,4 @@ def test_the_real_fashion_mnist(tmp_path):
 
 def test_an_unknown_data_set_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="unknown data set 'mnist': choose one of digitslt, "):
-        sources.find("mnist")
+        sources.locate("mnist", "data")

@@ -277,6 +277,6 @@ def test_settings_with_which_no_heads_train_together_are_refused(other):
     with pytest.raises(ValueError) as error:
         heads.check(replace(BASE, **other))
     assert str(error.value) == (
-        "candidates train together on cached features: they need --layers 1, --project step "
-        "and --recipe paper (under released the frozen batch norms move)"
+        "candidates train together on cached features: they need --layers 1, --project step, "
+        "a --cache and --recipe paper (under released the frozen batch norms move)"
     )

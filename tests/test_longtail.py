@@ -101,7 +101,7 @@ def test_factor_1_keeps_everything():
 )
 @pytest.mark.parametrize("imbalance", longtail.TYPES)
 def test_factors_that_a_set_cannot_have_are_refused(factor, message, imbalance):
-    with pytest.raises(longtail.FactorError) as error:
+    with pytest.raises(longtail.SettingError) as error:
         longtail.class_counts(500, 100, factor, imbalance)
     assert message in str(error.value)
 

@@ -13,7 +13,6 @@ pytest.importorskip("optuna")
 
 from wbcli import presets, runs, stages, study, variants
 from wbcli.cli import reproduce
-from wbcli.data import sources
 from wbcli.presets import Budget
 from wbcli.study import Row
 
@@ -224,16 +223,10 @@ def test_the_table_of_large_scale_names_the_set_of_its_figures(wbcli, canned):
     assert lines[-1].startswith("published figures on ImageNet-LT")
 
 
-def test_large_scale_without_its_data_sets(wbcli, monkeypatch):
-    for name in ("imagenetlt", "inat18"):
-        monkeypatch.delitem(sources.SOURCES, name, raising=False)
+def test_large_scale_without_the_files_of_imagenet(wbcli):
     result = wbcli("reproduce", "large-scale")
-    assert (result.code, result.out) == (2, "")
-    assert result.err == (
-        "Error: large-scale runs on imagenetlt and inat18, which this version of wbcli cannot "
-        "read yet: see its rows on another data set with --dataset NAME "
-        "(see wbcli reproduce --help)\n"
-    )
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith("Error: imagenetlt: expected ImageNet_LT_train.txt, ")
 
 
 def test_a_study_with_a_figure(wbcli, monkeypatch):

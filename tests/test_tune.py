@@ -334,9 +334,18 @@ REFUSED = [
         "stage2 first --wd 1 --lr 1 --maxnorm 0.1",
         "every option is given, and nothing is left to search: leave one of them out",
     ),
-    ("stage2 first --layers 2", "they need --layers 1, --project step and --recipe paper"),
-    ("stage2 first --project epoch", "they need --layers 1, --project step and --recipe paper"),
-    ("stage2 first --recipe released", "they need --layers 1, --project step and --recipe paper"),
+    (
+        "stage2 first --layers 2",
+        "they need --layers 1, --project step, a --cache and --recipe paper",
+    ),
+    (
+        "stage2 first --project epoch",
+        "they need --layers 1, --project step, a --cache and --recipe paper",
+    ),
+    (
+        "stage2 first --recipe released",
+        "they need --layers 1, --project step, a --cache and --recipe paper",
+    ),
     ("stage2 first --views 0", "--views must be a finite number at least 1, got 0"),
 ]
 

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 from wbcli.data import sources
 
 LOSSES = ("ce", "cb", "cb-bce", "focal", "cb-focal")
-ARCHS = ("resnet8", "resnet20", "resnet32", "resnet32x4", "resnet34")
+ARCHS = ("resnet8", "resnet20", "resnet32", "resnet32x4", "resnet34", "resnet50", "resnext50")
 PRECISIONS = ("auto", "fp32", "tf32", "bf16")
 LAYERS = ("1", "2", "5")
+CACHES = ("fp32", "bf16", "none")
 RECIPES = ("paper", "released")
 
 # Where a default comes from; the README's table shows the letter.
@@ -22,7 +23,7 @@ SOURCES = {
     "r": "the released code",
     "s": "our search on validation images of this data set",
     "f": "our search on Fashion-MNIST-LT, not measured on this data set",
-    "o": "our choice",
+    "o": "our choice, not from the paper",
 }
 
 
@@ -68,7 +69,16 @@ _RELEASED_STAGE2 = _RELEASED_COMMON | _defaults(
     frozen_batch_norm="train",
 )
 _FASHION_STAGE2 = {"epochs": 10, "lr": 0.01, "wd": 5e-4, "loss": "cb", "maxnorm": 0.1}
+# The large sets: the paper tuned λ, λ₂ and δ on them and does not give the values.
+_LARGE_STAGE1 = _PAPER_STAGE1 | _defaults("o", arch="resnet50", wd=5e-4)
+_LARGE_STAGE2 = (
+    _PAPER_STAGE2
+    | _defaults("p", loss="cb")
+    | _defaults("o", epochs=10, lr=0.01, wd=5e-4, maxnorm=0.1, views=1)
+)
+_OURS = {"epochs": 200, "batch_size": 64, "lr": 0.01}  # where the paper trained nothing
 
+FOLDER = "folder"  # of one's own pictures, whatever its name
 DEFAULTS: dict[tuple[str, str, str], dict[str, Default]] = {
     ("paper", "cifar100lt", "stage1"): _PAPER_STAGE1,
     ("paper", "cifar100lt", "stage2"): _PAPER_STAGE2,
@@ -83,6 +93,14 @@ DEFAULTS: dict[tuple[str, str, str], dict[str, Default]] = {
     | _defaults("s", epochs=100, batch_size=16, lr=0.05, wd=2e-3),
     ("paper", "digitslt", "stage2"): _PAPER_STAGE2
     | _defaults("s", epochs=10, lr=0.01, wd=5e-4, loss="cb", maxnorm=0.1),
+    ("paper", "imagenetlt", "stage1"): _LARGE_STAGE1 | _defaults("p", arch="resnext50"),
+    ("paper", "imagenetlt", "stage2"): _LARGE_STAGE2,
+    ("paper", "placeslt", "stage1"): _LARGE_STAGE1 | _defaults("o", **_OURS),
+    ("paper", "placeslt", "stage2"): _LARGE_STAGE2 | _defaults("o", batch_size=64),
+    ("paper", "inat18", "stage1"): _LARGE_STAGE1 | _defaults("p", arch="resnet50", batch_size=512),
+    ("paper", "inat18", "stage2"): _LARGE_STAGE2 | _defaults("p", batch_size=512),
+    ("paper", FOLDER, "stage1"): _LARGE_STAGE1 | _defaults("o", **_OURS),
+    ("paper", FOLDER, "stage2"): _LARGE_STAGE2 | _defaults("o", batch_size=64),
     ("released", "cifar100lt", "stage1"): _RELEASED_STAGE1,
     ("released", "cifar100lt", "stage2"): _RELEASED_STAGE2,
     ("released", "cifar10lt", "stage1"): _RELEASED_STAGE1,
@@ -105,12 +123,16 @@ class Config:
     data_dir: str
     recipe: str
     arch: str
-    imbalance_factor: float
+    imbalance_factor: float | None  # None: every image of a set that is long-tailed as it is
     imbalance_type: str = "exp"
     subset: str = "first"
     val_per_class: int = 0
+    limits: tuple[int, int] | None = None  # Many over, Few under; None: the data set's
+    image_size: int | None = None  # side of the crops of pictures on disk
+    left_out: tuple[str, ...] | None = None  # broken files, by --skip-broken
     bottleneck: int | None = None
     init: str = "he"
+    init_from: str | None = None  # --init: a file of weights to start from
     seed: int = 0
     precision: str = "fp32"
     deterministic: bool = False
@@ -121,6 +143,8 @@ class Config:
     momentum: float = 0.9
     epochs: int = 1
     batch_size: int = 64
+    accumulate: int = 1  # parts of a batch that go through the network one after another
+    compile: bool = False
     schedule: str = "from-lr"  # or to-zero: one epoch further along the cosine
     radius: float | None = None
     maxnorm: float | None = None
@@ -128,7 +152,8 @@ class Config:
     project: str = "step"
     layers: int | None = None  # None: all of them train (stage 1)
     frozen_batch_norm: str = "eval"
-    views: int | None = None  # augmented views of cached features; None: one for each epoch
+    views: int | None = None  # augmented views of a frozen network; None: one for each epoch
+    cache: str = "fp32"  # what features of a frozen network are kept in; none: not at all
     checkpoint: str = "last"  # what eval and stage 2 read: last, or best-on-test
     tta: bool = False
     tau: float | None = None
@@ -141,7 +166,13 @@ class Config:
         _check_number("momentum", self.momentum, low=0, below=1)
         _check_number("epochs", self.epochs, low=1)
         _check_number("batch-size", self.batch_size, low=2)
-        _check_number("imbalance-factor", self.imbalance_factor, low=1)
+        _check_number("accumulate", self.accumulate, low=1, high=self.batch_size)
+        if self.imbalance_factor is not None:
+            _check_number("imbalance-factor", self.imbalance_factor, low=1)
+        if self.image_size is not None:
+            _check_number("image-size", self.image_size, low=8, high=4096)
+        if self.limits is not None:
+            _check_limits(*self.limits)
         _check_number("val-per-class", self.val_per_class, low=0)
         _check_number("seed", self.seed, low=0, below=2**63)
         _check_number("beta", self.beta, low=0, below=1)
@@ -182,19 +213,30 @@ def from_dict(values: dict[str, Any]) -> Config:
     if missing:
         raise ValueError(f"config.json lacks {', '.join(missing)}: was it edited by hand?")
     try:
-        return Config(**{f.name: values[f.name] for f in fields(Config) if f.name in values})
+        found = {f.name: values[f.name] for f in fields(Config) if f.name in values}
+        return Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()})
     except TypeError as error:
         raise ValueError(f"config.json holds a value of the wrong type: {error}") from error
 
 
 def resolve_stage1(options: dict[str, Any]) -> Config:
     """Fill what was not given from the recipe's defaults for this data set."""
+    options = _given(options)
+    options["dataset"], options["data_dir"] = sources.locate(
+        options["dataset"], options["data_dir"]
+    )
     source = sources.find(options["dataset"])
-    options = {"recipe": "paper", "imbalance_factor": source.imbalance_factor} | _given(options)
-    if float(options["imbalance_factor"]).is_integer():  # 50.0 from the command line is 50
-        options["imbalance_factor"] = int(options["imbalance_factor"])
+    _check_fits_source(source, options)
     _check_one_constraint(options)
-    return Config(**(_recipe(options["recipe"], options["dataset"], "stage1") | options))
+    options = {
+        "recipe": "paper",
+        "imbalance_factor": source.imbalance_factor,
+        "image_size": source.image_size,
+    } | options
+    factor = options["imbalance_factor"]
+    if factor is not None and float(factor).is_integer():  # 50.0 from the command line is 50
+        options["imbalance_factor"] = int(factor)
+    return Config(**(_recipe(options["recipe"], source.name, "stage1") | options))
 
 
 def resolve_stage2(parent: Config, parent_name: str, options: dict[str, Any]) -> Config:
@@ -214,7 +256,8 @@ def resolve_stage2(parent: Config, parent_name: str, options: dict[str, Any]) ->
 def stage2_options(settings: Config, given: dict[str, Any]) -> dict[str, Any]:
     """The options with which `resolve_stage2` makes `settings` again, but for what is given."""
     keys = ("recipe", "loss", "beta", "wd", "lr", "momentum", "epochs", "batch_size", "project")
-    keys += ("layers", "views", "seed", "imbalance_factor", "imbalance_type", "deterministic")
+    keys += ("layers", "views", "cache", "accumulate", "compile", "deterministic", "seed")
+    keys += ("imbalance_factor", "imbalance_type")
     options = {key: getattr(settings, key) for key in keys}
     constraint = {"maxnorm": settings.maxnorm, "radius": settings.radius}
     constraint["unit_norm"] = settings.unit_norm or None
@@ -251,7 +294,12 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _recipe(recipe: str, dataset: str, stage: str) -> dict[str, Any]:
-    table = DEFAULTS[recipe, dataset, stage]
+    known = dataset if dataset in sources.SOURCES else FOLDER
+    if (recipe, known, stage) not in DEFAULTS:
+        raise ValueError(
+            f"--recipe {recipe}: the released code says nothing of {dataset}; use --recipe paper"
+        )
+    table = DEFAULTS[recipe, known, stage]
     return {"stage": stage} | {key: default.value for key, default in table.items()}
 
 
@@ -265,6 +313,9 @@ def _inherited(parent: Config, parent_name: str) -> dict[str, Any]:
         "imbalance_type",
         "subset",
         "val_per_class",
+        "limits",
+        "image_size",
+        "left_out",
         "bottleneck",
         "init",
         "seed",
@@ -279,6 +330,34 @@ def _check_one_constraint(options: dict[str, Any]) -> None:
     if len(given) > 1:
         flags = " and ".join("--" + name.replace("_", "-") for name in given)
         raise ValueError(f"{flags} exclude each other: give one of them")
+
+
+def _check_fits_source(source: sources.Source, options: dict[str, Any]) -> None:
+    """Refuse what the data set settles, or has of its own."""
+    if source.image_size is None and "image_size" in options:
+        size = "×".join(map(str, source.image[1:]))
+        raise ValueError(
+            f"--image-size: the pictures of {source.name} are {size}; it is for sets on disk"
+        )
+    if source.has_val and options.get("val_per_class"):
+        raise ValueError(
+            f"--val-per-class: {source.name} has validation images of its own, leave it out"
+        )
+    if source.imbalance_factor is None and "imbalance_factor" not in options:
+        for key in ("imbalance_type", "subset"):
+            if key in options:
+                raise ValueError(
+                    f"--{key.replace('_', '-')}: all of {source.name} trains unless "
+                    "--imbalance-factor is given, too"
+                )
+
+
+def _check_limits(many: int, few: int) -> None:
+    if not many >= few >= 0:
+        raise ValueError(
+            f"--limits MANY FEW: expected MANY ≥ FEW ≥ 0, got {many} and {few}: classes of more "
+            "than MANY images are Many, of fewer than FEW are Few"
+        )
 
 
 def _check_fits_parent(parent: Config, options: dict[str, Any]) -> None:

@@ -99,6 +99,28 @@ class Progress:
             say(f"{_describe(row, self.epochs)}  {row['images_per_second']:.0f} images/s")
 
 
+class Counter:
+    """A live bar over files that are read, on a terminal only."""
+
+    def __init__(self, total: int):
+        self.bar = self.task = None
+        if verbosity >= 0 and sys.stderr.isatty():
+            self.bar, self.task = _bar(total, 0, "reading files", "files/s")
+
+    def __enter__(self) -> "Counter":
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *error) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def advance(self, count: int) -> None:
+        if self.bar:
+            self.bar.advance(self.task, count)
+
+
 def _describe(row: dict[str, Any], epochs: int) -> str:
     accuracy = "  ".join(f"{k} {format_cell(v)}" for k, v in row["accuracy"].items())
     clipped = row["clipped_fraction"]
@@ -109,13 +131,13 @@ def _describe(row: dict[str, Any], epochs: int) -> str:
     )
 
 
-def _bar(total: int, done: int):
+def _bar(total: int, done: int, title: str = "first epoch", unit: str = "images/s"):
     from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
     from rich.text import Text
 
     class SpeedColumn(ProgressColumn):
         def render(self, task):
-            return Text(f"{task.speed or 0:.0f} images/s")
+            return Text(f"{task.speed or 0:.0f} {unit}")
 
     bar = Progress(
         TextColumn("{task.description}", markup=False),
@@ -124,7 +146,7 @@ def _bar(total: int, done: int):
         TimeRemainingColumn(),
         console=_console(sys.stderr),
     )
-    return bar, bar.add_task("first epoch", total=total, completed=done)
+    return bar, bar.add_task(title, total=total, completed=done)
 
 
 def _console(stream, width: int | None = None):

@@ -5,7 +5,7 @@ Counts and sums stay on the device and are read once, at the end; no [N, K] is k
 Legend: N images, B batch, K classes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wbcli import data
-from wbcli.data.batches import Batches
+from wbcli.data.batches import batches_of
 from wbcli.device import autocast
+from wbcli.models import Network
 from wbcli.ops import row_norms
 
 ECE_BINS = 15
-EVAL_BATCH = 500
 MAX_CONFUSION = 200  # classes; above, the confusion matrix is of groups of classes
 CONFUSION_GROUPS = 50
 
@@ -140,22 +140,37 @@ def fit_temperature(
 ) -> float | None:
     """The T > 0 that minimises the NLL of softmax(logits/T) on validation batches.
 
-    The NLL is convex in 1/T, so its minimum over ln T is found by ternary search between
-    T = e^-12 and e^12. None where every image is classified correctly: the NLL then falls
-    all the way to T = 0. Source: Guo et al., ICML 2017.
+    The NLL is convex in β = 1/T, so the sign of its derivative Σ_i (E_p[z_i] − z_iy), with
+    p = softmax(β·z_i), brackets the minimum: bisection of ln T between -12 and 12. None where
+    every image is classified correctly: the NLL then falls all the way to T = 0. Features
+    [N, D] are kept and logits made of them again, [B, K] at a time.
+    Source: Guo et al., ICML 2017.
     """
     network.eval()
-    pairs = [(logits_of(network, images, tta).double(), labels) for images, labels in batches]
-    logits = torch.cat([logits for logits, _ in pairs])
-    labels = torch.cat([labels for _, labels in pairs])
-    if bool((logits.argmax(1) == labels).all()):
+    whole = isinstance(network, Network)
+    backbone = network.backbone if whole else nn.Identity()
+    classifier = network.classifier if whole else network
+
+    def features_of(images: Tensor) -> Tensor:
+        features = backbone(images)  # the classifier is linear: it may see the mean of the two
+        return (features + backbone(images.flip(3))) / 2 if tta else features
+
+    pairs = [(features_of(images), labels) for images, labels in batches]
+
+    def over_images(term: Callable[[Tensor, Tensor], Tensor]) -> float:
+        return sum(term(classifier(x).double(), y[:, None]).sum() for x, y in pairs).item()
+
+    if not over_images(lambda z, y: z.argmax(1, keepdim=True) != y):
         return None
+
+    def slope(z: Tensor, y: Tensor) -> Tensor:
+        return (torch.softmax(beta * z, 1) * z).sum(1) - z.gather(1, y)[:, 0]
+
     low, high = -12.0, 12.0
     while high - low > 1e-4:
-        third = (high - low) / 3
-        left, right = low + third, high - third
-        losses = [F.cross_entropy(logits / np.exp(x), labels).item() for x in (left, right)]
-        low, high = (low, right) if losses[0] <= losses[1] else (left, high)
+        middle = (low + high) / 2
+        beta = float(np.exp(-middle))
+        low, high = (middle, high) if over_images(slope) > 0 else (low, middle)
     return float(np.exp((low + high) / 2))
 
 
@@ -194,7 +209,7 @@ def evaluate_run(
     network.to(device, memory_format=torch.channels_last)
 
     def batches(name: str):
-        return Batches(dataset.split(name), dataset.source, EVAL_BATCH, device).evaluate()
+        return batches_of(dataset, name, device).evaluate()
 
     index, names = confusion_groups(dataset.class_counts, dataset.class_names)
     groups = torch.from_numpy(index).to(device) if confusion else None

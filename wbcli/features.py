@@ -1,17 +1,23 @@
-"""Cached features of a frozen network: what a classifier trains on when nothing else does.
+"""Features of a frozen network, cached: what a classifier trains on when nothing else does.
 
 Legend: N images, B batch, D features, V views.
 """
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from wbcli import data, evaluate
+from wbcli import data
 from wbcli.config import Config
-from wbcli.data.batches import Batches, bounds, draw_epoch
-from wbcli.device import autocast
+from wbcli.data.batches import Batches, batches_of
+from wbcli.data.loader import PictureBatches, bounds
+from wbcli.device import autocast, free_bytes
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+SHARE_OF_MEMORY = 0.5  # of what is free, that a cache may take
 
 
 class Features:
@@ -22,66 +28,122 @@ class Features:
     sees. Each view is computed when an epoch first asks for it; with `keep` it stays for the
     next classifier.
 
-    Features are float32 and come from batches of `evaluate.EVAL_BATCH` images, batch norm in
-    evaluation mode: they differ from those of smaller batches by float32 rounding only.
+    Features come from batches of evaluation's size, batch norm in evaluation mode: as float32
+    they differ from those of other batches by rounding only. They are kept on the device where
+    they fit into half of its free memory, else in a file that is mapped into memory.
+
+    Args:
+        folder: where such a file lies; its name is gone at once, its space with the process.
+        dtype: what they are kept in; batches are float32.
     """
 
     def __init__(
         self,
         backbone: nn.Module,
-        images: Batches,
+        images: Batches | PictureBatches,
         batch_size: int,
+        folder: Path,
         *,
         precision: str = "fp32",
         views: int | None = None,
         keep: bool = False,
+        dtype: torch.dtype = torch.float32,
     ):
         self.backbone, self.images, self.batch_size = backbone, images, batch_size
         self.precision, self.views, self.keep = precision, views, keep
+        self.folder, self.dtype = folder, dtype
         self.size, self.labels = images.size, images.labels
         self._kept: dict[object, Tensor] = {}
 
     def train(self, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch in random order: (features [B, D], labels [B])."""
         view = self._view(seed, epoch % self.views if self.views else epoch)
-        order = self._order(seed, epoch)
+        order = self.images.order(seed, epoch)
+        device = order.device
         for start, stop in bounds(self.size, self.batch_size):
             index = order[start:stop]
-            yield view[index], self.labels[index]
+            rows = view[index.to(view.device)]
+            yield rows.to(device, torch.float32), self.labels[index]
 
     def evaluate(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image once, in order, uncropped."""
         if "plain" not in self._kept:
             self._kept["plain"] = self._compute(self.images.evaluate())
         size = self.images.batch_size
-        yield from zip(self._kept["plain"].split(size), self.labels.split(size), strict=True)
+        parts = zip(self._kept["plain"].split(size), self.labels.split(size), strict=True)
+        for rows, labels in parts:
+            yield rows.to(labels.device, torch.float32), labels
 
     def _view(self, seed: int, number: int) -> Tensor:
         """[N, D], indexed by image."""
         if (seed, number) in self._kept:
             return self._kept[seed, number]
-        in_order = self._compute(self.images.train(seed, number))
-        view = torch.empty_like(in_order)
-        view[self._order(seed, number)] = in_order
+        view = self._compute(self.images.train(seed, number), self.images.order(seed, number))
         if self.keep or self.views:
             self._kept[seed, number] = view
         return view
 
-    def _order(self, seed: int, epoch: int) -> Tensor:
-        images = self.images
-        draws = draw_epoch(self.size, images.padding, images.flip, seed, epoch)
-        return draws[0].to(self.labels.device)
-
     @torch.no_grad()
-    def _compute(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
+    def _compute(
+        self, batches: Iterator[tuple[Tensor, Tensor]], order: Tensor | None = None
+    ) -> Tensor:
+        """[N, D]: what the backbone makes of the batches, whose images are those of `order`."""
         self.backbone.eval()
+        store, done = None, 0
         with autocast(self.labels.device, self.precision):
-            return torch.cat([self.backbone(images).float() for images, _ in batches])
+            for images, _ in batches:
+                rows = self.backbone(images)
+                if store is None:
+                    store = self._allocate(rows.shape[1])
+                places = slice(done, done + len(rows))
+                if order is not None:
+                    places = order[places].to(store.device)
+                store[places] = rows.to(store.device, self.dtype)
+                done += len(rows)
+        return store
+
+    def _allocate(self, num_features: int) -> Tensor:
+        device, shape = self.labels.device, (self.size, num_features)
+        size = self.size * num_features * self.dtype.itemsize
+        if size <= SHARE_OF_MEMORY * free_bytes(device):
+            return torch.empty(shape, dtype=self.dtype, device=device)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f".features.{os.getpid()}.{len(self._kept)}"
+        try:
+            with path.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error here
+            flat = torch.from_file(
+                str(path), shared=True, size=self.size * num_features, dtype=self.dtype
+            )
+        except OSError as error:
+            raise OSError(
+                f"{size / 1e9:.1f} GB of features fit neither into memory nor into {self.folder} "
+                f"({error.strerror}): free some, or take --cache bf16 or --cache none"
+            ) from error
+        finally:
+            path.unlink(missing_ok=True)
+        return flat.view(shape)
+
+
+class Views:
+    """A training split of which epoch e shows the crops and flips of epoch e mod V."""
+
+    def __init__(self, batches: Batches | PictureBatches, views: int):
+        self.batches, self.views = batches, views
+        self.size, self.labels = batches.size, batches.labels
+
+    def train(self, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.batches.train(seed, epoch, epoch % self.views)
+
+
+def is_frozen(config: Config) -> bool:
+    """Whether the classifier alone trains, on a backbone that does not change."""
+    return config.layers == 1 and config.frozen_batch_norm == "eval"
 
 
 def can_cache(config: Config) -> bool:
-    """Whether the classifier alone trains, on a backbone that does not change."""
-    return config.layers == 1 and config.frozen_batch_norm == "eval"
+    """Whether training takes cached features."""
+    return is_frozen(config) and config.cache != "none"
 
 
 def of_splits(
@@ -89,6 +151,7 @@ def of_splits(
     dataset: data.Dataset,
     config: Config,
     device: torch.device,
+    folder: Path,
     *,
     keep: bool = False,
 ) -> dict[str, Features]:
@@ -97,11 +160,13 @@ def of_splits(
     return {
         name: Features(
             network.backbone,
-            Batches(dataset.split(name), dataset.source, evaluate.EVAL_BATCH, device),
+            batches_of(dataset, name, device),
             config.batch_size,
+            folder,
             precision=config.precision,
             views=config.views,
             keep=keep,
+            dtype=DTYPES.get(config.cache, torch.float32),
         )
         for name in names
     }

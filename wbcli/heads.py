@@ -184,8 +184,8 @@ def check(config: Config) -> None:
     """Raises ValueError for settings with which heads cannot be trained together."""
     if not can_share(config):
         raise ValueError(
-            "candidates train together on cached features: they need --layers 1, --project step "
-            "and --recipe paper (under released the frozen batch norms move)"
+            "candidates train together on cached features: they need --layers 1, --project step, "
+            "a --cache and --recipe paper (under released the frozen batch norms move)"
         )
 
 

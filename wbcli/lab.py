@@ -71,8 +71,7 @@ class Lab:
         return run
 
     def dataset(self, settings: Config) -> data.Dataset:
-        key = f"{settings.dataset} {settings.imbalance_factor} {settings.imbalance_type} "
-        key += f"{settings.subset} {settings.val_per_class}"
+        key = str([settings.dataset, *[getattr(settings, name) for name in data.SELECTION]])
         if key not in self._datasets:
             self._datasets[key] = data.for_run(settings)
         return self._datasets[key]
@@ -86,7 +85,9 @@ class Lab:
         if name not in self._frozen:
             dataset = self.dataset(settings)
             network = stages.starting_network(settings, parent, dataset, self.device)
-            splits = features.of_splits(network, dataset, settings, self.device, keep=True)
+            splits = features.of_splits(
+                network, dataset, settings, self.device, self.studies, keep=True
+            )
             while len(self._frozen) >= self.num_frozen:
                 del self._frozen[next(iter(self._frozen))]  # the oldest
             self._frozen[name] = network, splits

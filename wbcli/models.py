@@ -5,7 +5,11 @@ of n blocks, shortcuts without parameters (option A). `resnet34` is the network 
 released code: torchvision's, with a 3×3 first convolution and no max-pool.
 """
 
+from pathlib import Path
+
+import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 DEPTH_AND_WIDTH = {  # blocks per stage, channels of the first stage
@@ -14,6 +18,7 @@ DEPTH_AND_WIDTH = {  # blocks per stage, channels of the first stage
     "resnet32": (5, 16),
     "resnet32x4": (5, 64),
 }
+TORCHVISION = {"resnet50": "resnet50", "resnext50": "resnext50_32x4d"}
 
 
 class Network(nn.Module):
@@ -39,7 +44,8 @@ def build(
     """A freshly initialised network; its weights come from torch's global generator.
 
     Args:
-        arch: `resnet8`, `resnet20`, `resnet32`, `resnet32x4` or `resnet34`.
+        arch: `resnet8`, `resnet20`, `resnet32`, `resnet32x4`, `resnet34`, `resnet50` or
+            `resnext50` (32x4d); the last two are torchvision's, as the paper trains them.
         num_classes: K.
         in_channels: channels of the images.
         bottleneck: width of a linear layer between features and classifier (2 in the
@@ -50,18 +56,67 @@ def build(
     Raises:
         ValueError: unknown arch.
     """
-    if arch == "resnet34":
+    if arch in TORCHVISION:
+        backbone, num_features = _torchvision(arch, in_channels), 2048
+    elif arch == "resnet34":
         backbone, num_features = _resnet34(in_channels, init), 512
     elif arch in DEPTH_AND_WIDTH:
         blocks, width = DEPTH_AND_WIDTH[arch]
         backbone, num_features = CifarResNet(blocks, width, in_channels), 4 * width
     else:
-        known = ", ".join([*DEPTH_AND_WIDTH, "resnet34"])
+        known = ", ".join([*DEPTH_AND_WIDTH, "resnet34", *TORCHVISION])
         raise ValueError(f"unknown network {arch!r}: choose one of {known}")
     if bottleneck:
         backbone = nn.Sequential(backbone, nn.Linear(num_features, bottleneck))
         num_features = bottleneck
     return Network(backbone, num_features, num_classes)
+
+
+def load_init(network: Network, path: Path) -> None:
+    """Start `network` from local weights, of wbcli or of torchvision's network of that name.
+
+    A classifier of another shape, or none, leaves the fresh one; all else has to be there.
+
+    Args:
+        path: safetensors, or a state dict that torch.load(weights_only=True) reads, on its own
+            or under `state_dict` or `model`.
+
+    Raises:
+        ValueError: the file cannot be read, or holds another network.
+    """
+    weights = _read_weights(path)
+    weights = {key.removeprefix("module."): value for key, value in weights.items()}
+    if not any(key.startswith("backbone.") for key in weights):
+        weights = {
+            key.replace("fc.", "classifier.") if key.startswith("fc.") else f"backbone.{key}": value
+            for key, value in weights.items()
+        }
+    own = network.state_dict()
+    heads = [key for key in own if key.startswith("classifier.")]
+    if any(key not in weights or weights[key].shape != own[key].shape for key in heads):
+        weights |= {key: own[key] for key in heads}
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"--init {path}: its weights are of another network ({reason})") from error
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+        for key in ("state_dict", "model"):
+            weights = weights.get(key, weights)
+        if not all(isinstance(value, Tensor) for value in weights.values()):
+            raise TypeError("it holds more than tensors")
+    except OSError:
+        raise
+    except Exception as error:  # a damaged or hostile file can raise anything
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"--init {path} cannot be read as weights: {reason}") from error
+    return weights
 
 
 def for_run(config, dataset) -> Network:
@@ -122,6 +177,17 @@ def _resnet34(in_channels: int, init: str) -> nn.Module:
     if init == "he":
         nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
     net.maxpool, net.fc = nn.Identity(), nn.Identity()
+    return net
+
+
+def _torchvision(arch: str, in_channels: int) -> nn.Module:
+    from torchvision import models
+
+    net = getattr(models, TORCHVISION[arch])(weights=None)
+    if in_channels != 3:
+        net.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
+        nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
+    net.fc = nn.Identity()
     return net
 
 

@@ -95,13 +95,14 @@ def render(models: list[Model], records: list[dict[str, Any]], pictures: list[Pi
         records: the runs' config.json, in the same order.
     """
     first = models[0]
-    factors = sorted({f"{model['imbalance_factor']:g}" for model in models})
+    factors = sorted({f"{m['imbalance_factor']:g}" for m in models if m["imbalance_factor"]})
     return PAGE.format(
         title=escape(f"wbcli report: {', '.join(model['run'] for model in models)}"),
         style=STYLE,
         subject=escape(
-            f"{first['dataset']}, {first['num_classes']} classes, imbalance factor "
-            f"{', '.join(factors)}; measured on {first['num_images']} test images."
+            f"{first['dataset']}, {first['num_classes']} classes, "
+            + (f"imbalance factor {', '.join(factors)}; " if factors else "")
+            + f"measured on {first['num_images']} test images."
         ),
         warnings="".join(map(_warning, models, records)),
         numbers=_numbers(models),

@@ -188,7 +188,7 @@ def create(runs_dir: Path, config: Config, name: str | None) -> Run:
                     "or choose another --name"
                 ) from None
         return run
-    prefix = f"{config.dataset}-{config.stage}-"
+    prefix = f"{plain(config.dataset)}-{config.stage}-"
     taken = [path.name.removeprefix(prefix) for path in runs_dir.glob(f"{prefix}*")]
     number = max((int(n) for n in taken if n.isdecimal()), default=0)
     while True:
@@ -199,6 +199,11 @@ def create(runs_dir: Path, config: Config, name: str | None) -> Run:
         except FileExistsError:  # another process took it just now
             continue
         return Run(path)
+
+
+def plain(name: str) -> str:
+    """What of a name can stand in a run's: a folder of pictures may have any."""
+    return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-._")[:60] or "folder"
 
 
 def make_folder(runs_dir: Path) -> None:
@@ -280,13 +285,12 @@ def fingerprint(settings: dict[str, Any]) -> str:
 
 def part(studies: Path, config: Config) -> Run:
     """The run of a study that has these settings: always the same folder, finished or not."""
-    return Run(studies / f"{config.dataset}-{config.stage}-{fingerprint(asdict(config))}")
+    return Run(studies / f"{plain(config.dataset)}-{config.stage}-{fingerprint(asdict(config))}")
 
 
 def is_run_of(run: Run, config: Config) -> bool:
     """Whether the run has exactly these settings."""
-    record = run.record()
-    return all(record.get(key) == value for key, value in asdict(config).items())
+    return run.config() == config
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch import nn
 from wbcli import data, evaluate, features, models
 from wbcli.balance import clipped_fraction, radius_of
 from wbcli.config import Config
-from wbcli.data.batches import Batches
+from wbcli.data.batches import Batches, batches_of
 from wbcli.device import autocast, environment, prepare
 from wbcli.losses import class_balanced_weights
 from wbcli.ops import row_norms, tau_norm_
@@ -78,14 +78,14 @@ def train(
     run.write_metrics(rows)
     run.write_record(config, environment(device))
 
-    trained, settings, splits = _view(config, network, dataset, device, cached)
+    trained, settings, splits = _view(config, run, network, dataset, device, cached)
     batches = splits.pop("train")
     weights = class_balanced_weights(dataset.class_counts, config.beta).float().to(device)
 
     row = rows[-1] if rows else {}
     started = time.perf_counter()
     for row in fit(
-        trained,
+        torch.compile(trained) if config.compile else trained,
         batches,
         optimizer,
         weights,
@@ -163,6 +163,8 @@ def _set_up(
     """Network, parameters that train, and weights under the constraint (output first)."""
     if config.stage == "stage1":
         network = models.for_run(config, dataset)
+        if config.init_from:
+            models.load_init(network, Path(config.init_from))
         parameters = list(network.parameters())
         constrained = [network.classifier.weight]
     else:
@@ -177,6 +179,7 @@ def _set_up(
 
 def _view(
     config: Config,
+    run: Run,
     network: models.Network,
     dataset: data.Dataset,
     device: torch.device,
@@ -186,9 +189,11 @@ def _view(
     classifier on cached features.
     """
     if not features.can_cache(config):
-        train = Batches(dataset.train, dataset.source, config.batch_size, device)
+        train = batches_of(dataset, "train", device, config.batch_size)
+        if features.is_frozen(config) and config.views:
+            train = features.Views(train, config.views)
         return network, config, {"train": train} | _evaluation_splits(dataset, device)
-    cached = cached or features.of_splits(network, dataset, config, device)
+    cached = cached or features.of_splits(network, dataset, config, device, run.path)
     # What is cached is float32, and so small a layer gains nothing from less.
     return network.classifier, replace(config, precision="fp32"), dict(cached)
 
@@ -209,10 +214,7 @@ def _weight_metrics(
 
 def _evaluation_splits(dataset: data.Dataset, device: torch.device) -> dict[str, Batches]:
     names = ["test"] + ["val"] * (dataset.val is not None)
-    return {
-        name: Batches(dataset.split(name), dataset.source, evaluate.EVAL_BATCH, device)
-        for name in names
-    }
+    return {name: batches_of(dataset, name, device) for name in names}
 
 
 def _epoch_accuracies(

@@ -51,14 +51,17 @@ def fit(
         loss_sum = torch.zeros((), device=device)
         hits = torch.zeros((), dtype=torch.int64, device=device)
         for images, labels in batches.train(config.seed, epoch):
-            with autocast(device, config.precision):
-                logits = network(images)
-            loss = loss_function(logits.float(), labels, class_weights[labels])
             optimizer.zero_grad()
-            loss.backward()
+            for part, answers in _parts(images, labels, config.accumulate):
+                with autocast(device, config.precision):
+                    logits = network(part)
+                loss = loss_function(logits.float(), answers, class_weights[answers])
+                if len(answers) < len(labels):
+                    loss = loss * (len(answers) / len(labels))
+                loss.backward()
+                loss_sum += loss.detach() * len(labels)
+                hits += (logits.argmax(1) == answers).sum()
             optimizer.step()
-            loss_sum += loss.detach() * len(labels)
-            hits += (logits.argmax(1) == labels).sum()
             on_batch(len(labels))
         if config.project == "epoch":
             project(optimizer)
@@ -74,6 +77,12 @@ def fit(
             "train_loss": train_loss,
             "train_accuracy": 100 * hits.item() / batches.size,
         }
+
+
+def _parts(images: Tensor, labels: Tensor, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batch in `count` parts, or fewer: batch norm wants two images in each."""
+    count = max(1, min(count, len(labels) // 2))
+    return zip(images.tensor_split(count), labels.tensor_split(count), strict=True)
 
 
 def make_optimizer(

@@ -111,7 +111,7 @@ def tune_stage2(
     """Search settings of stage 2: the candidates of a round train as one batch of heads."""
     heads.check(base)
     network = stages.starting_network(base, parent, dataset, device)
-    cached = features.of_splits(network, dataset, base, device, keep=True)
+    cached = features.of_splits(network, dataset, base, device, studies, keep=True)
 
     def evaluate(trials: list[optuna.Trial]) -> list[float | None]:
         return heads.evaluate_candidates(
@@ -139,7 +139,7 @@ def tune_normalize(
     """Search τ on `tau_grid`."""
     started = time.perf_counter()
     network = stages.starting_network(base, parent, dataset, device)
-    chosen_on = features.of_splits(network, dataset, base, device)[select]
+    chosen_on = features.of_splits(network, dataset, base, device, studies)[select]
     taus = tau_grid(trials)
     accuracies = heads.evaluate_taus(network.classifier, chosen_on, taus)
     found = [

@@ -1,4 +1,4 @@
-"""data list, data show, data get."""
+"""data list, data show, data check, data get."""
 
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from wbcli.cli.options import (
     Command,
     data_options,
     everywhere,
+    examine_files,
     json_option,
     load,
     wrong_usage,
@@ -17,12 +18,13 @@ from wbcli.cli.options import (
 
 @click.group("data")
 def data_command():
-    """List, show and fetch data sets.
+    """List, show, check and fetch data sets.
 
     \b
     Example:
       wbcli data list
       wbcli data show digitslt
+      wbcli data check path/to/folder
     """
 
 
@@ -66,29 +68,17 @@ def list_command(as_json, **unused):
 @data_options
 @json_option
 @everywhere
-def show_command(
-    name, as_json, data_dir, imbalance_factor, imbalance_type, subset, val_per_class, **unused
-):
+def show_command(name, as_json, data_dir, runs_dir, device, seed, precision, **options):
     """Show how many images of each class would train.
 
     \b
     Example:
       wbcli data show cifar100lt --imbalance-factor 50
     """
-    with wrong_usage():
-        settings = config.resolve_stage1(
-            {
-                "dataset": name,
-                "data_dir": str(data_dir or "data"),
-                "imbalance_factor": imbalance_factor,
-                "imbalance_type": imbalance_type,
-                "subset": subset,
-                "val_per_class": val_per_class,
-            }
-        )
+    settings = _settings(name, data_dir, options)
     dataset = load(settings)
     shown = {
-        "dataset": name,
+        "dataset": settings.dataset,
         "num_classes": dataset.num_classes,
         "num_train": len(dataset.train.labels),
         "num_test": len(dataset.test.labels),
@@ -111,6 +101,41 @@ def show_command(
     )
 
 
+@data_command.command("check", cls=Command, group="data")
+@click.argument("name")
+@data_options
+@json_option
+@everywhere
+def check_command(name, as_json, data_dir, runs_dir, device, **options):
+    """Read every file of a data set, and name what is wrong.
+
+    Broken and missing files, mistakes in lists, and pictures that are in train and in test, too:
+    it exits with 1 if there are any. Classes without images are a warning.
+
+    \b
+    Example:
+      wbcli data check imagenetlt --data-dir /data/imagenet
+    """
+    settings = _settings(name, data_dir, options)
+    found = examine_files(settings)
+    if not found.problems:
+        load(settings)
+    for sentence in found.warnings:
+        console.warn(sentence)
+    problems = [problem.text for problem in found.problems]
+    if as_json:
+        console.print_json(
+            {"dataset": settings.dataset, "images": found.images, "problems": problems}
+        )
+    else:
+        for problem in problems:
+            click.echo(problem)
+        counted = ", ".join(f"{count} {split}" for split, count in found.images.items())
+        click.echo(f"{settings.dataset}: {counted} images; {len(problems) or 'no'} problems")
+    if problems:
+        raise SystemExit(1)
+
+
 @data_command.command("get", cls=Command, group="data")
 @click.argument("name")
 @everywhere
@@ -121,12 +146,18 @@ def get_command(name, data_dir, **unused):
     Example:
       wbcli data get cifar100lt --data-dir data
     """
-    from wbcli.data.sources import find
+    from wbcli.data.sources import find, locate
 
     with wrong_usage():
-        source = find(name)
-    data_dir = data_dir or Path("data")
-    folder = source.fetch(data_dir)
-    for note in source.read(data_dir).notes:
+        name, place = locate(name, str(data_dir or "data"))
+    source = find(name)
+    folder = source.fetch(Path(place))
+    for note in source.read(Path(place)).notes:
         console.warn(note)
     click.echo(folder or f"{name} {source.needs}: nothing to download")
+
+
+def _settings(name: str, data_dir: Path | None, options: dict) -> config.Config:
+    with wrong_usage():
+        options |= {"dataset": name, "data_dir": str(data_dir or "data"), "precision": "fp32"}
+        return config.resolve_stage1(options)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -62,6 +63,13 @@ def everywhere(command: Callable) -> Callable:
             show_default=True,
         ),
         click.option(
+            "--workers",
+            type=click.IntRange(0),
+            expose_value=False,
+            callback=_set_workers,
+            help="Processes that decode pictures on disk.  [default: one for each CPU]",
+        ),
+        click.option(
             "-q",
             "--quiet",
             is_flag=True,
@@ -85,6 +93,18 @@ def data_options(command: Callable) -> Callable:
     """Which images of a data set train."""
     options = [
         *IMBALANCE,
+        click.option(
+            "--limits",
+            type=int,
+            nargs=2,
+            metavar="MANY FEW",
+            help="Classes of more than MANY images are Many, of fewer than FEW are Few.",
+        ),
+        click.option(
+            "--image-size",
+            type=int,
+            help="Side of the crops of pictures on disk.  [default: 224]",
+        ),
         click.option(
             "--subset",
             type=click.Choice(["first", "shuffled"]),
@@ -113,6 +133,14 @@ def setting_options(command: Callable) -> Callable:
         click.option("--momentum", type=float),
         click.option("--epochs", type=int),
         click.option("--batch-size", type=int),
+        click.option(
+            "--accumulate",
+            type=int,
+            metavar="N",
+            help="Send a batch through the network in N parts, for less memory; the same step, "
+            "but that batch norm sees the parts.",
+        ),
+        click.option("--compile", is_flag=True, default=None, help="torch.compile the network."),
         click.option("--arch", type=click.Choice(config.ARCHS), help="Network."),
         click.option("--loss", type=click.Choice(config.LOSSES)),
         click.option("--beta", type=float, help="β of the class-balanced losses, in [0, 1)."),
@@ -152,7 +180,13 @@ def head_options(command: Callable) -> Callable:
             type=int,
             metavar="V",
             help="Augmented views that are cached, for epochs to take turns with.  "
-            "[default: one for each epoch; in a search at most 10]",
+            "[default: one for each epoch; on disk 1; in a search at most 10]",
+        ),
+        click.option(
+            "--cache",
+            type=click.Choice(config.CACHES),
+            help="What features of the frozen network are kept in, or none to run it every "
+            "epoch.  [default: fp32]",
         ),
     ]
     return _apply(options, command)
@@ -166,7 +200,8 @@ IMBALANCE = [
     click.option(
         "--imbalance-factor",
         type=float,
-        help="Images of the head class over the tail's.  [default: 100; digits 50]",
+        help="Images of the head class over the tail's.  [default: 100; digits 50; on disk: all "
+        "images train]",
     ),
     click.option("--imbalance-type", type=click.Choice(["exp", "step"])),
     click.option(
@@ -210,17 +245,43 @@ def kept_when_stopped():
 
 
 def load(settings: config.Config):
-    """The data set of these settings; an imbalance factor it cannot have is wrong usage."""
+    """The data set of these settings; a setting that it cannot have is wrong usage."""
     from wbcli import data
-    from wbcli.data.longtail import FactorError
+    from wbcli.data.longtail import SettingError
 
     try:
         dataset = data.for_run(settings)
-    except FactorError as error:
+    except SettingError as error:
         raise click.UsageError(str(error), click.get_current_context()) from error
     for note in dataset.notes:
         console.warn(note)
     return dataset
+
+
+def without_broken(settings: config.Config) -> config.Config:
+    """The settings without broken and missing files; says which, and what that changes."""
+    problems = examine_files(settings).problems
+    files = sorted({problem.file for problem in problems if problem.file})
+    for problem in problems:
+        console.warn(problem.text)
+    settings = replace(settings, left_out=tuple(files) or None)
+    if files:
+        dataset = load(settings)
+        console.say(
+            f"left out: {len(files)} files; {len(dataset.train.labels)} training and "
+            f"{len(dataset.test.labels)} test images stay"
+        )
+    return settings
+
+
+def examine_files(settings: config.Config):
+    """`check.examine` of a data set, with a progress bar."""
+    from wbcli.data import check
+
+    data_dir = Path(settings.data_dir)
+    total = check.num_files(settings.dataset, data_dir)
+    with console.Counter(total) as counter:
+        return check.examine(settings.dataset, data_dir, counter.advance)
 
 
 def find_parent(runs_dir: Path, reference: str | None) -> runs.Run:
@@ -263,6 +324,13 @@ def on_device(name: str, options: dict, data_dir: Path | None) -> tuple:
     if data_dir is not None:
         options["data_dir"] = str(data_dir.resolve())
     return device, options
+
+
+def _set_workers(ctx, param, count: int | None) -> None:
+    if count is not None:
+        from wbcli.data import pictures
+
+        pictures.workers = count
 
 
 def _set_verbosity(level: int) -> Callable:

@@ -29,7 +29,7 @@ GROUPS = ("many", "medium", "few", "all")
 
 @click.command("reproduce", cls=Command)
 @click.argument("study", type=click.Choice(STUDIES), default="ablation")
-@click.option("--dataset", help="[default: digitslt]")
+@click.option("--dataset", help="[default: digitslt; large-scale: imagenetlt]")
 @click.option("--seeds", type=click.IntRange(1), help="Train with so many seeds.  [default: 3]")
 @click.option(
     "--search",
@@ -76,7 +76,7 @@ def reproduce_command(study, as_json, runs_dir, **options):
         runs.make_folder(runs_dir)
     dataset = lab.options["dataset"]
     data = load(config.resolve_stage1(lab.options))
-    folder = lab.studies / f"{study}-{dataset}"
+    folder = lab.studies / f"{study}-{runs.plain(dataset)}"
     folder.mkdir(parents=True, exist_ok=True)
     result = {"study": study, "dataset": dataset, "seeds": seeds}
     with kept_when_stopped():
@@ -114,7 +114,10 @@ def _open_lab(study: str, studies: Path, options: dict) -> tuple:
 
     _refuse_what_is_settled(study, options)
     device, options = on_device(options.pop("device"), options, options["data_dir"] or Path("data"))
-    options["dataset"] = options["dataset"] or _default_dataset(study)
+    options["dataset"], options["data_dir"] = sources.locate(
+        options["dataset"] or ("imagenetlt" if study == "large-scale" else "digitslt"),
+        options["data_dir"],
+    )
     seed, count = options.pop("seed"), options.pop("seeds")
     first = seed or 0
     seeds = list(range(first, first + (count or (3 if seed is None else 1))))
@@ -141,18 +144,6 @@ def _refuse_what_is_settled(study: str, options: dict) -> None:
         raise ValueError("--wd is what wd-sweep varies: leave it out")
     if study in DRAWN and options["trials"]:
         raise ValueError(f"--search finds values of rows that follow stage 1: {study} has none")
-
-
-def _default_dataset(study: str) -> str:
-    if study != "large-scale":
-        return "digitslt"
-    for name in ("imagenetlt", "inat18"):
-        if name in sources.SOURCES:
-            return name
-    raise ValueError(
-        "large-scale runs on imagenetlt and inat18, which this version of wbcli cannot read yet: "
-        "see its rows on another data set with --dataset NAME"
-    )
 
 
 def _listen(studies: Path):

@@ -21,6 +21,7 @@ from wbcli.cli.options import (
     on_device,
     reference_to,
     training_options,
+    without_broken,
     wrong_usage,
 )
 from wbcli.config import Config
@@ -36,15 +37,28 @@ CALIBRATION_NOTE = (
 @click.argument("dataset")
 @data_options
 @click.option("--bottleneck", type=int, help="Width of a linear layer before the classifier.")
+@click.option(
+    "--init",
+    "init_from",
+    type=click.Path(exists=True, dir_okay=False, resolve_path=True),
+    metavar="FILE",
+    help="Start from these weights (safetensors, or a state dict).",
+)
+@click.option("--skip-broken", is_flag=True, help="Leave files out that are no whole picture.")
 @training_options
 @everywhere
-def stage1_command(dataset, runs_dir, device, name, resume, dry_run, as_json, data_dir, **options):
+def stage1_command(
+    dataset, runs_dir, device, name, resume, dry_run, as_json, data_dir, skip_broken, **options
+):
     """Train the network on a long-tailed data set.
+
+    DATASET is a name (wbcli data list), or a folder of train/CLASS/ and test/CLASS/ pictures.
 
     \b
     Example:
       wbcli stage1 cifar100lt --wd 5e-3
       wbcli stage1 digitslt --wd 0 --name naive
+      wbcli stage1 path/to/folder --image-size 128
     """
     with wrong_usage():
         options["dataset"] = dataset
@@ -55,6 +69,8 @@ def stage1_command(dataset, runs_dir, device, name, resume, dry_run, as_json, da
             "network: resnet34, the released code's, from which the paper's numbers come "
             "(its text says ResNet32; --arch resnet32 is that one)"
         )
+    if skip_broken:
+        settings = without_broken(settings)
     _train(settings, device, runs_dir, name, resume, dry_run, as_json)
 
 
@@ -227,16 +243,30 @@ def _tuned(runs_dir: Path, reference: str, parent: Config, options: dict) -> dic
 
 
 def _describe(settings: Config, dataset) -> None:
+    from wbcli.data import check
+
     if settings.checkpoint == "best-on-test":
         console.say(
             "recipe released: keeps the epoch that is best on the test set and averages mirror "
             "images, as the authors' code did; such numbers are not comparable with honest ones"
         )
-    if dataset.val:
+    if settings.val_per_class:
         console.say(
             f"validation: {len(dataset.val.labels)} images; training counts now "
-            f"{dataset.class_counts} (were {dataset.original_counts})"
+            f"{_shortened(dataset.class_counts)} (were {_shortened(dataset.original_counts)})"
         )
+    for sentence in check.empty_classes(
+        dataset.class_names, dataset.original_counts, dataset.test_counts()
+    ):
+        console.warn(sentence)
+
+
+def _shortened(counts: list[int]) -> str:
+    """Class counts for a message, of hundreds of classes the first and the last."""
+    if len(counts) <= 200:
+        return str(counts)
+    ends = [", ".join(map(str, part)) for part in (counts[:5], counts[-5:])]
+    return f"[{ends[0]}, …, {ends[1]}]"
 
 
 def _print_settings(settings: Config, dataset, as_json: bool) -> None:

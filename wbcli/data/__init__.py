@@ -1,6 +1,6 @@
 """Data sets: load(name) gives images, labels, class counts, limits and names.
 
-Everything here is NumPy; `batches.py` puts a split on a device.
+Everything here is NumPy; `batches.py` and `loader.py` bring a split to a device.
 
 Legend: N images, C channels, H height, W width, K classes.
 """
@@ -11,22 +11,29 @@ from pathlib import Path
 import numpy as np
 
 from wbcli.data import longtail, sources
+from wbcli.data.pictures import Pictures
+from wbcli.data.readers import Arrays, Content
+
+# What chooses the images of a run, in `load` and in its Config.
+SELECTION = ("imbalance_factor", "imbalance_type", "subset", "val_per_class")
+SELECTION += ("limits", "image_size", "left_out")
 
 
 @dataclass(frozen=True)
 class Split:
-    """images uint8 [N, C, H, W], labels int64 [N]."""
+    """images uint8 [N, C, H, W] or N pictures on disk, labels int64 [N]."""
 
-    images: np.ndarray
+    images: np.ndarray | Pictures
     labels: np.ndarray
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A long-tailed training set with its balanced test set.
+    """A long-tailed training set with its test set.
 
     class_counts are the images that train; original_counts those before validation
-    images were taken away, by which classes are Many, Medium or Few.
+    images were taken away, by which classes are Many, Medium or Few. image_size is the side
+    of the square that pictures on disk are cropped to.
     """
 
     name: str
@@ -37,15 +44,13 @@ class Dataset:
     class_names: list[str]
     class_counts: list[int]
     original_counts: list[int]
+    limits: dict[str, int]
+    image_size: int | None
     notes: list[str]
 
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
-
-    @property
-    def limits(self) -> dict[str, int]:
-        return self.source.limits
 
     def groups(self) -> dict[str, np.ndarray]:
         """Masks [K] of the classes with n_k above, between and below the limits."""
@@ -74,45 +79,60 @@ def load(
     name: str,
     data_dir: str | Path,
     *,
-    imbalance_factor: float,
+    imbalance_factor: float | None,
     imbalance_type: str = "exp",
     subset: str = "first",
     val_per_class: int = 0,
+    limits: tuple[int, int] | None = None,
+    image_size: int | None = None,
+    left_out: tuple[str, ...] | None = None,
 ) -> Dataset:
     """Read a data set and take its long-tailed training subset.
 
     Args:
-        name: one of `sources.SOURCES`.
+        name: one of `sources.SOURCES`, or the name of a folder of one's own.
         data_dir: the folder that holds the files, or a subfolder `name` that does.
-        imbalance_factor: IF ≥ 1.
+        imbalance_factor: IF ≥ 1; None takes every image.
         imbalance_type: `exp` or `step`.
         subset: `first` or `shuffled`.
-        val_per_class: validation images of each class (`longtail.split_validation`).
+        val_per_class: validation images of each class (`longtail.split_validation`); where the
+            set has validation images of its own, 0.
+        limits: Many over, Few under; None takes the set's.
+        image_size: side of the crops of pictures on disk; None takes the set's.
+        left_out: files that are treated as if they were not there.
 
     Raises:
-        longtail.FactorError: a factor that leaves a class without an image.
-        ValueError: unknown name, damaged files.
+        longtail.SettingError: what this set cannot have, such as a factor that leaves a class
+            without an image.
+        ValueError: unknown name, damaged files, lists with mistakes.
         FileNotFoundError: files neither present nor to be downloaded.
     """
     source = sources.find(name)
-    if Path(data_dir).is_file():
-        raise NotADirectoryError(f"--data-dir {data_dir}: expected a folder, this is a file")
-    train, test, class_names, notes = source.read(Path(data_dir))
-    num_classes = len(class_names)
-    orders = longtail.class_orders(train[1], num_classes, subset)
-    n_max = min(len(order) for order in orders)
-    counts = longtail.class_counts(n_max, num_classes, imbalance_factor, imbalance_type)
+    content = _read(source, data_dir, left_out or ())
+    labels = content.train[1]
+    num_classes = len(content.class_names)
+    if content.val and val_per_class:
+        raise longtail.SettingError(
+            f"--val-per-class: {name} has validation images of its own, leave it out"
+        )
+    orders = longtail.class_orders(labels, num_classes, subset)
+    counts = [len(order) for order in orders]
+    if imbalance_factor is not None:
+        counts = longtail.class_counts(min(counts), num_classes, imbalance_factor, imbalance_type)
     train_parts, val_parts = longtail.split_validation(orders, counts, val_per_class)
+    val = Split(*content.val) if content.val else None
     return Dataset(
         name=name,
         source=source,
-        train=_take(train, train_parts),
-        test=Split(*test),
-        val=_take(train, val_parts) if val_per_class else None,
-        class_names=class_names,
+        train=_take(content.train, train_parts),
+        test=Split(*content.test),
+        val=_take(content.train, val_parts) if val_per_class else val,
+        class_names=content.class_names,
         class_counts=[len(part) for part in train_parts],
         original_counts=counts,
-        notes=notes,
+        limits=dict(zip(("many", "few"), limits, strict=True)) if limits else source.limits,
+        image_size=image_size or source.image_size,
+        notes=content.notes,
     )
 
 
@@ -121,13 +141,37 @@ def for_run(config, data_dir: Path | None = None) -> Dataset:
     return load(
         config.dataset,
         data_dir or config.data_dir,
-        imbalance_factor=config.imbalance_factor,
-        imbalance_type=config.imbalance_type,
-        subset=config.subset,
-        val_per_class=config.val_per_class,
+        **{key: getattr(config, key) for key in SELECTION},
     )
 
 
-def _take(arrays: tuple[np.ndarray, np.ndarray], parts: list[np.ndarray]) -> Split:
+def _read(source: sources.Source, data_dir: str | Path, left_out: tuple[str, ...]) -> Content:
+    if Path(data_dir).is_file():
+        raise NotADirectoryError(f"--data-dir {data_dir}: expected a folder, this is a file")
+    content = source.read(Path(data_dir))
+    absent = set(left_out)
+    problems = [p for p in content.problems if p.file not in absent]
+    if problems:
+        others = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise ValueError(
+            f"{problems[0].text}{others}: wbcli data check {source.name} names them all"
+            + (", --skip-broken leaves them out" if all(p.file for p in problems) else "")
+        )
+    if not absent:
+        return content
+    train, test, val = (
+        split and _without(split, absent) for split in (content.train, content.test, content.val)
+    )
+    return content._replace(train=train, test=test, val=val)
+
+
+def _without(split: Arrays, absent: set[str]) -> Arrays:
+    """The split but for pictures of these names."""
+    pictures, labels = split
+    stays = [i for i in range(len(pictures)) if pictures.name(i) not in absent]
+    return pictures[np.array(stays, dtype=np.int64)], labels[stays]
+
+
+def _take(arrays: Arrays, parts: list[np.ndarray]) -> Split:
     index = np.concatenate(parts)
     return Split(arrays[0][index], arrays[1][index])

@@ -1,7 +1,8 @@
-"""Batches of a split that lives as one uint8 tensor on the device.
+"""Batches of a split: from one uint8 tensor on the device, or from pictures on disk.
 
-An epoch's order, crops and flips are drawn once on the CPU from (seed, epoch) and copied
-once: the same on every device, and resuming needs these two integers only.
+What lives in memory has an epoch's order, crops and flips drawn once on the CPU from
+(seed, epoch) and copied once: the same on every device, and resuming needs these two integers
+only.
 
 Legend: N images, B batch, C channels, H height, W width, p padding.
 """
@@ -13,8 +14,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wbcli.data import Split
+from wbcli.data import Dataset, Split
+from wbcli.data.loader import Normalise, PictureBatches, bounds
+from wbcli.data.pictures import Pictures
 from wbcli.data.sources import Source
+
+EVAL_BATCH = 500
+EVAL_BATCH_ON_DISK = 64
+
+
+def batches_of(
+    dataset: Dataset, split: str, device: torch.device, batch_size: int | None = None
+) -> "Batches | PictureBatches":
+    """Batches of `train`, `val` or `test`; without a batch size those of evaluation."""
+    part, source = dataset.split(split), dataset.source
+    if isinstance(part.images, Pictures):
+        batch_size = batch_size or EVAL_BATCH_ON_DISK
+        return PictureBatches(part, source, dataset.image_size, batch_size, device)
+    return Batches(part, source, batch_size or EVAL_BATCH, device)
 
 
 class Batches:
@@ -32,13 +49,24 @@ class Batches:
         self.images = images.permute(0, 2, 3, 1).contiguous()  # [N, H + 2p, W + 2p, C]
         self.labels = torch.from_numpy(split.labels).to(device)
         self.height, self.width = split.images.shape[2:]
-        mean, std = torch.tensor(source.mean), torch.tensor(source.std)
-        self.scale, self.shift = (1 / (255 * std)).to(device), (-mean / std).to(device)
+        self.normalise = Normalise(source, device)
 
-    def train(self, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch in random order; each image has a crop and a coin for mirroring of its own."""
-        device = self.labels.device
-        draws = draw_epoch(self.size, self.padding, self.flip, seed, epoch).to(device)  # [4, N]
+    def order(self, seed: int, epoch: int) -> Tensor:
+        """The images of an epoch in their order, int64 [N] on the device."""
+        return self._draw(seed, epoch)[0].to(self.labels.device)
+
+    def train(
+        self, seed: int, epoch: int, view: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch in random order; each image has a crop and a coin for mirroring of its own.
+
+        With `view` the crops and flips are those of that epoch.
+        """
+        draws = self._draw(seed, epoch)  # [4, N]
+        if view not in (None, epoch):
+            others = self._draw(seed, view)
+            draws = others[:, others[0].argsort()[draws[0]]]
+        draws = draws.to(self.labels.device)
         for start, stop in bounds(self.size, self.batch_size):
             index, top, left, mirrored = draws[:, start:stop]
             yield self._crop(index, top, left, mirrored.bool()), self.labels[index]
@@ -49,7 +77,10 @@ class Batches:
         for start in range(0, self.size, self.batch_size):
             stop = start + self.batch_size
             images = self.images[start:stop, p : p + self.height, p : p + self.width]
-            yield self._normalise(images), self.labels[start:stop]
+            yield self.normalise(images), self.labels[start:stop]
+
+    def _draw(self, seed: int, epoch: int) -> Tensor:
+        return draw_epoch(self.size, self.padding, self.flip, seed, epoch)
 
     def _crop(self, index: Tensor, top: Tensor, left: Tensor, mirrored: Tensor) -> Tensor:
         device = index.device
@@ -58,22 +89,7 @@ class Batches:
         columns = torch.where(mirrored[:, None], columns.flip(0), columns)  # [B, W]
         columns = left[:, None] + columns
         crop = self.images[index[:, None, None], rows[:, :, None], columns[:, None, :]]
-        return self._normalise(crop)
-
-    def _normalise(self, images: Tensor) -> Tensor:
-        """uint8 [B, H, W, C] → float32 [B, C, H, W]: (x/255 − mean)/std."""
-        return (images * self.scale + self.shift).permute(0, 3, 1, 2)
-
-
-def bounds(size: int, batch_size: int) -> list[tuple[int, int]]:
-    """Start and stop of each training batch; a last image on its own joins the batch before it.
-
-    (Batch norm has no variance over a single image of one pixel.)
-    """
-    starts = list(range(0, size, batch_size))
-    if len(starts) > 1 and size - starts[-1] == 1:
-        starts.pop()
-    return list(zip(starts, [*starts[1:], size], strict=True))
+        return self.normalise(crop)
 
 
 def draw_epoch(size: int, padding: int, flip: bool, seed: int, epoch: int) -> Tensor:

@@ -6,8 +6,8 @@ TYPES = ("exp", "step")
 SUBSETS = ("first", "shuffled")
 
 
-class FactorError(ValueError):
-    """An imbalance factor that the data set cannot have."""
+class SettingError(ValueError):
+    """A setting that the data set cannot have."""
 
 
 def class_counts(n_max: int, num_classes: int, factor: float, imbalance: str) -> list[int]:
@@ -23,10 +23,10 @@ def class_counts(n_max: int, num_classes: int, factor: float, imbalance: str) ->
         imbalance: `exp` or `step`.
 
     Raises:
-        FactorError: a factor out of that range.
+        SettingError: a factor out of that range.
     """
     if not factor >= 1:
-        raise FactorError(f"the imbalance factor must be at least 1, got {factor:g}")
+        raise SettingError(f"the imbalance factor must be at least 1, got {factor:g}")
     if imbalance == "exp":
         last = num_classes - 1
         counts = [int(n_max * (1 / factor) ** (k / last)) for k in range(num_classes)]
@@ -34,7 +34,7 @@ def class_counts(n_max: int, num_classes: int, factor: float, imbalance: str) ->
         head = num_classes // 2
         counts = [n_max] * head + [int(n_max / factor)] * (num_classes - head)
     if min(counts) < 1:
-        raise FactorError(
+        raise SettingError(
             f"an imbalance factor of {factor:g} leaves the rarest class without an image: "
             f"its largest value here is {n_max}"
         )
@@ -47,7 +47,8 @@ def class_orders(labels: np.ndarray, num_classes: int, subset: str) -> list[np.n
     `first`: file order (the released code). `shuffled`: LDAM-DRW's rule, NumPy's legacy
     generator seeded 0 and one shuffle for each class, in class order, from one stream.
     """
-    orders = [np.flatnonzero(labels == k) for k in range(num_classes)]
+    ends = np.cumsum(np.bincount(labels, minlength=num_classes))
+    orders = np.split(np.argsort(labels, kind="stable"), ends[:-1])
     if subset == "shuffled":
         stream = np.random.RandomState(0)
         for order in orders:

@@ -16,13 +16,25 @@ import numpy as np
 Arrays = tuple[np.ndarray, np.ndarray]
 
 
+class Problem(NamedTuple):
+    """Something wrong with a data set: the sentence, and the file below its root if it is one."""
+
+    text: str
+    file: str | None = None
+
+
 class Content(NamedTuple):
-    """What a data set's files hold: (images, labels) of both splits, and notes for the user."""
+    """What a data set's files hold: (images, labels) of each split, and notes for the user.
+
+    Images are an array, or `Pictures` on disk, some of which `problems` may name.
+    """
 
     train: Arrays
     test: Arrays
     class_names: list[str]
     notes: list[str]
+    val: Arrays | None = None
+    problems: tuple[Problem, ...] | list[Problem] = ()
 
 
 def read_idx(path: Path, ndim: int) -> np.ndarray:

@@ -1,40 +1,65 @@
-"""The data sets that live in memory: one table of what holds for each, apart from its pixels."""
+"""The data sets: one table of what holds for each, apart from its pictures."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from wbcli.data import cifar, digits, fashion
+from wbcli.data import cifar, digits, fashion, folder, split_lists
 from wbcli.data.readers import Content
 
 
 @dataclass(frozen=True)
 class Source:
-    """A balanced image set, of which wbcli trains on a long-tailed subset.
+    """An image set; mean and std are of pixels in [0, 1], a value for each channel.
 
-    `padding` and `flip` say how its training images are augmented; mean and std are of
-    pixels in [0, 1], a value for each channel.
+    In memory: a balanced set of which a long-tailed subset trains; `padding` and `flip` say how
+    its images are augmented. On disk (`image_size`): long-tailed as it is (`imbalance_factor`
+    None), its pictures decoded by workers with random resized crops and flips.
     """
 
     name: str
     title: str
     needs: str  # where its files come from
     image: tuple[int, int, int]  # C, H, W
-    num_classes: int
-    imbalance_factor: float
+    num_classes: int | None  # None: as many as there are folders
+    imbalance_factor: float | None
     limits: dict[str, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    padding: int
-    flip: bool
     read: Callable[[Path], Content]
     fetch: Callable[[Path], Path | None]  # the folder with its files; None: shipped
+    padding: int = 0
+    flip: bool = True
+    image_size: int | None = None  # None: in memory, at its own size
+    has_val: bool | None = False  # validation images of its own; None: if its folder has them
 
 
 def find(name: str) -> Source:
-    if name not in SOURCES:
-        raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(SOURCES)}")
-    return SOURCES[name]
+    """The source of that name; any other name is that of a folder of one's own."""
+    return SOURCES.get(name) or _folder(name)
+
+
+def locate(dataset: str, data_dir: str) -> tuple[str, str]:
+    """Name and data folder of what a user calls a data set: a name, or a folder's path.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if dataset in SOURCES:
+        return dataset, data_dir
+    for path in (Path(dataset), Path(data_dir) / dataset):
+        if path.is_dir():
+            path = path.resolve()
+            if path.name in SOURCES or not path.name:
+                raise ValueError(
+                    f"{path}: a folder of one's own needs a name of its own, rename it"
+                )
+            return path.name, str(path.parent)
+    raise ValueError(
+        f"unknown data set {dataset!r}: choose one of {', '.join(SOURCES)}, "
+        f"or name a folder with {folder.LAYOUT}"
+    )
 
 
 # Normalisation of CIFAR: the released code's numbers, for both sets.
@@ -44,8 +69,44 @@ _CIFAR_COMMON = {
     "mean": (0.4914, 0.4822, 0.4465),
     "std": (0.2023, 0.1994, 0.2010),
     "padding": 4,
-    "flip": True,
 }
+# Of ImageNet's pictures, as the field has it since AlexNet.
+_ON_DISK = {
+    "image": (3, 224, 224),
+    "image_size": 224,
+    "imbalance_factor": None,
+    "limits": {"many": 100, "few": 20},
+    "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
+}
+
+
+def _listed(lists: split_lists.SplitLists, title: str, needs: str, **other) -> Source:
+    return Source(
+        name=lists.name,
+        title=title,
+        needs=needs,
+        num_classes=lists.num_classes,
+        read=lists.read,
+        fetch=lists.fetch,
+        has_val=lists.val is not None,
+        **(_ON_DISK | other),
+    )
+
+
+def _folder(name: str) -> Source:
+    return Source(
+        name=name,
+        title="one's own pictures",
+        needs=folder.LAYOUT,
+        num_classes=None,
+        read=partial(folder.read, name=name),
+        fetch=partial(folder.fetch, name=name),
+        has_val=None,
+        **_ON_DISK,
+    )
+
+
 SOURCES = {
     source.name: source
     for source in (
@@ -75,7 +136,6 @@ SOURCES = {
             mean=(0.286,),
             std=(0.353,),
             padding=2,
-            flip=True,
             read=fashion.read,
             fetch=fashion.fetch,
         ),
@@ -98,6 +158,23 @@ SOURCES = {
             read=cifar.CIFAR100.read,
             fetch=cifar.CIFAR100.fetch,
             **_CIFAR_COMMON,
+        ),
+        _listed(
+            split_lists.IMAGENET,
+            "ImageNet",
+            "ImageNet_LT_{train,val,test}.txt beside ImageNet's train/ and val/",
+        ),
+        _listed(
+            split_lists.PLACES,
+            "Places365",
+            "Places_LT_{train,val,test}.txt beside the folders of Places365",
+        ),
+        _listed(
+            split_lists.INAT18,
+            "iNaturalist 2018",
+            "iNaturalist18_{train,val}.txt or {train,val}2018.json beside train_val2018/",
+            mean=(0.466, 0.471, 0.380),
+            std=(0.195, 0.194, 0.192),
         ),
     )
 }

@@ -1,0 +1,123 @@
+"""Reading every file of a data set, to find what is broken before a training does.
+
+Pictures are decoded in parallel; the same bytes in the training and in the test split are
+duplicates, under whatever names.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from multiprocessing import Pool
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from wbcli.data import pictures, sources
+from wbcli.data.pictures import BrokenPicture, Pictures
+from wbcli.data.readers import Problem
+
+CHUNK = 16  # files that a process reads at a time
+SPLITS = ("train", "val", "test")
+
+
+def num_files(name: str, data_dir: Path) -> int:
+    """Pictures on disk in all splits of a data set; 0 for one that lives in memory."""
+    content = sources.find(name).read(data_dir)
+    splits = [getattr(content, split) for split in SPLITS]
+    return sum(len(s[1]) for s in splits if s and isinstance(s[0], Pictures))
+
+
+class Findings(NamedTuple):
+    """Images of each split, what is wrong, and what may be so on purpose."""
+
+    images: dict[str, int]
+    problems: list[Problem]
+    warnings: list[str]
+
+
+def examine(
+    name: str, data_dir: Path, on_file: Callable[[int], None] = lambda count: None
+) -> Findings:
+    """Mistakes in lists, missing and broken files, and duplicates across train and test.
+
+    Args:
+        on_file: told the number of files that have just been read.
+
+    Raises:
+        ValueError, FileNotFoundError: there is nothing that could be checked.
+    """
+    content = sources.find(name).read(data_dir)
+    problems, images_of = list(content.problems), {}
+    absent = {problem.file for problem in problems}
+    digests: dict[str, dict[bytes, str]] = {}
+    for split in SPLITS:
+        images, _ = getattr(content, split) or (None, None)
+        if images is None:
+            continue
+        seen = digests.setdefault(split, {})
+        images_of[split] = len(images)
+        if not isinstance(images, Pictures):
+            seen |= {_digest(image.tobytes()): f"image {i}" for i, image in enumerate(images)}
+            continue
+        for i, digest, reason in _read_all(images, absent, on_file):
+            if reason:
+                problems.append(Problem(f"{images.describe(i)}: {reason}", images.name(i)))
+            else:
+                seen[digest] = images.describe(i)
+    both = digests["train"].keys() & digests["test"].keys()
+    problems += [
+        Problem(f"in train and in test: {digests['train'][key]}; {digests['test'][key]}")
+        for key in sorted(both)
+    ]
+    counts = [
+        np.bincount(split[1], minlength=len(content.class_names)).tolist()
+        for split in (content.train, content.test)
+    ]
+    return Findings(images_of, problems, empty_classes(content.class_names, *counts))
+
+
+def empty_classes(names: list[str], train: list[int], test: list[int]) -> list[str]:
+    """Sentences about classes that have no training or no test images."""
+    found = []
+    for what, counts in [("training", train), ("test", test)]:
+        absent = [name for name, count in zip(names, counts, strict=True) if count == 0]
+        if absent:
+            found.append(
+                f"{len(absent)} of {len(names)} classes have no {what} images: "
+                + ", ".join(absent[:5])
+                + (", …" if len(absent) > 5 else "")
+            )
+    return found
+
+
+def _read_all(
+    images: Pictures, absent: set[str | None], on_file: Callable[[int], None]
+) -> Iterator[tuple[int, bytes, str | None]]:
+    """(index, digest, reason if it is broken) of every picture that is there, in order."""
+    index = [i for i in range(len(images)) if images.name(i) not in absent]
+    chunks = [index[start : start + CHUNK] for start in range(0, len(index), CHUNK)]
+    paths = [[images.path(i) for i in chunk] for chunk in chunks]
+    with Pool(max(1, pictures.workers_to_use()), pictures.leave_signals_to_the_parent) as pool:
+        for chunk, read in zip(chunks, pool.imap(_read_chunk, paths), strict=True):
+            on_file(len(chunk))
+            for i, (digest, reason) in zip(chunk, read, strict=True):
+                yield i, digest, reason
+
+
+def _read_chunk(paths: list[Path]) -> list[tuple[bytes, str | None]]:
+    return [_read(path) for path in paths]
+
+
+def _read(path: Path) -> tuple[bytes, str | None]:
+    try:
+        content = pictures.read_bytes(path)
+        pictures.decode(content, (8, 8), pictures.centre_crop)
+    except BrokenPicture as error:
+        return b"", str(error)
+    except OSError as error:
+        return b"", error.strerror or str(error)
+    return _digest(content), None
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()

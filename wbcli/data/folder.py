@@ -1,0 +1,98 @@
+"""One's own pictures: train/CLASS/*, test/CLASS/* and, if there are any, val/CLASS/*."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from wbcli.data.pictures import EXTENSIONS, Pictures, printable
+from wbcli.data.readers import Arrays, Content
+
+LAYOUT = "train/CLASS/picture.jpg and test/CLASS/picture.jpg (val/CLASS/ is optional)"
+
+
+def is_one(path: Path) -> bool:
+    return (path / "train").is_dir() or (path / "test").is_dir()
+
+
+def read(data_dir: Path, name: str) -> Content:
+    """The splits of the folder `name` in `data_dir`, or of `data_dir` itself.
+
+    Classes are the folders in train/, in the order of their names.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: an empty class, a class that train/ does not have.
+    """
+    root = fetch(data_dir, name)
+    for needed in ("train", "test"):
+        if not (root / needed).is_dir():
+            there = ", ".join(sorted(p.name for p in root.iterdir())[:5]) or "nothing"
+            raise ValueError(f"{root}: expected {LAYOUT}, found no {needed}/ (there is {there})")
+    classes = _subfolders(root / "train")
+    if len(classes) < 2:
+        raise ValueError(f"{root / 'train'}: expected a folder for each class, at least two")
+    notes: list[str] = []
+    train = _read_split(root, "train", classes, notes)
+    test = _read_split(root, "test", classes, notes)
+    val = _read_split(root, "val", classes, notes) if (root / "val").is_dir() else None
+    names = [printable(name) for name in classes]
+    return Content(train, test, names, notes, val)
+
+
+def fetch(data_dir: Path, name: str) -> Path:
+    """The folder itself; there is nothing to download."""
+    for root in (data_dir / name, data_dir):
+        if is_one(root):
+            return root
+    raise FileNotFoundError(
+        f"no folder {name} with {LAYOUT} in {data_dir}: name the folder that holds it "
+        "with --data-dir"
+    )
+
+
+def _read_split(root: Path, split: str, classes: list[str], notes: list[str]) -> Arrays:
+    labels, names, others = [], [], []
+    index = {name: k for k, name in enumerate(classes)}
+    for name in _subfolders(root / split):
+        if name not in index:
+            raise ValueError(
+                f"{root / split / printable(name)}: train/ has no class of that name; "
+                f"its classes are {', '.join(map(printable, classes[:5]))}"
+                + (", …" if len(classes) > 5 else "")
+            )
+        found, left = _walk(root, f"{split}/{name}")
+        if not found:
+            raise ValueError(
+                f"{root / split / printable(name)} holds no picture ({', '.join(EXTENSIONS)}): "
+                "add some, or delete the folder"
+            )
+        names += found
+        others += left
+        labels += [index[name]] * len(found)
+    if not names:
+        raise ValueError(f"{root / split}: expected a folder for each class, there is none")
+    if others:
+        notes.append(
+            f"{len(others)} files in {root / split} are no pictures by their names and are left "
+            f"out, such as {printable(others[0])}"
+        )
+    return Pictures.of(root, names), np.array(labels, dtype=np.int64)
+
+
+def _subfolders(path: Path) -> list[str]:
+    return sorted(e.name for e in os.scandir(path) if e.is_dir() and not e.name.startswith("."))
+
+
+def _walk(root: Path, below: str) -> tuple[list[str], list[str]]:
+    """Pictures and other files below a class folder, relative to the root, in sorted order."""
+    found, others = [], []
+    for folder, folders, files in os.walk(root / below, followlinks=True):
+        folders.sort()
+        relative = os.path.relpath(folder, root)
+        for name in sorted(files):
+            if not name.startswith("."):
+                (found if name.lower().endswith(EXTENSIONS) else others).append(
+                    f"{relative}/{name}"
+                )
+    return found, others

@@ -1,0 +1,200 @@
+"""Pictures on disk: where they are, and how one becomes a uint8 array of the size asked for.
+
+Every format that Pillow reads, as RGB or grey: EXIF orientation is applied, palettes and CMYK
+are converted, 16-bit grey is scaled to 8 bits, transparency is dropped.
+
+Legend: N pictures, S side of the square that a network sees, C channels.
+"""
+
+import errno
+import io
+import os
+import signal
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+EXTENSIONS += (".jp2", ".avif")
+MAX_PIXELS = 100_000_000  # a larger picture is taken for a decompression bomb
+EVAL_FRACTION = 224 / 256  # resize 256, centre crop 224
+READ_ATTEMPTS = 3
+TRANSIENT = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EINTR, errno.EAGAIN)
+
+workers: int | None = None  # processes that decode; None: one for each CPU
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+
+
+class BrokenPicture(ValueError):
+    """A file that is not a whole picture, with the reason."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """N files in the place of an array of images: names below `root`, and who named them.
+
+    names: bytes [N]; lines: their lines in the file `listed_in`, or nothing.
+    """
+
+    root: Path
+    names: np.ndarray
+    listed_in: str | None = None
+    lines: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, root: Path, names: list[str], **origin) -> "Pictures":
+        return cls(root, np.array([os.fsencode(name) for name in names], dtype=bytes), **origin)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: np.ndarray) -> "Pictures":
+        lines = None if self.lines is None else self.lines[index]
+        return Pictures(self.root, self.names[index], self.listed_in, lines)
+
+    def name(self, i: int) -> str:
+        return os.fsdecode(self.names[i])
+
+    def path(self, i: int) -> Path:
+        return self.root / self.name(i)
+
+    def describe(self, i: int) -> str:
+        """For a message: the list and its line where there is one, and the file."""
+        where = "" if self.lines is None else f"{self.listed_in}, line {self.lines[i]}: "
+        return where + printable(self.name(i))
+
+
+def workers_to_use() -> int:
+    return len(os.sched_getaffinity(0)) if workers is None else workers
+
+
+def leave_signals_to_the_parent(*worker) -> None:
+    """Ctrl-C reaches every process of the terminal: the parent alone says what it means."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def printable(name: str) -> str:
+    """A file name that any terminal can show."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def read_bytes(path: Path) -> bytes:
+    """The whole file; what a network disk fails to give at once is asked for again."""
+    for attempt in range(1, READ_ATTEMPTS + 1):
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            if error.errno not in TRANSIENT or attempt == READ_ATTEMPTS:
+                raise
+            time.sleep(attempt)
+    raise AssertionError
+
+
+def decode(
+    content: bytes,
+    size: tuple[int, int],
+    crop: Callable[[int, int], Box],
+    mode: str = "RGB",
+) -> np.ndarray:
+    """A crop of the picture, resized: uint8 [H, W, 3], or [H, W, 1] for the mode `L`.
+
+    A JPEG is decoded at the smallest of its scales 1, 1/2, 1/4 and 1/8 at which the crop still
+    has the pixels asked for.
+
+    Args:
+        content: the bytes of the file.
+        size: (H, W).
+        crop: (width, height) of the upright picture → the box to take.
+
+    Raises:
+        BrokenPicture: it cannot be read as a whole.
+    """
+    from PIL import Image, ImageOps
+
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    height, width = size
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            full = image.size
+            if full[0] * full[1] > MAX_PIXELS:
+                raise ValueError(f"{full[0]}×{full[1]} pixels, more than {MAX_PIXELS:,}")
+            turned = image.getexif().get(0x0112, 1) >= 5  # Orientation: on its side
+            upright = full[::-1] if turned else full
+            box = crop(*upright)
+            wanted = (width / (box[2] - box[0]), height / (box[3] - box[1]))
+            if turned:
+                wanted = wanted[::-1]
+            image.draft(None, (int(full[0] * wanted[0]), int(full[1] * wanted[1])))
+            image.load()
+            pixels = _to_mode(ImageOps.exif_transpose(image), mode)
+            x, y = pixels.width / upright[0], pixels.height / upright[1]
+            scaled = (
+                box[0] * x,
+                box[1] * y,
+                min(box[2] * x, pixels.width),
+                min(box[3] * y, pixels.height),
+            )
+            resized = pixels.resize((width, height), Image.Resampling.BILINEAR, scaled)
+    except Exception as error:  # a damaged or hostile file can raise anything
+        raise BrokenPicture(_reason(error, content)) from error
+    return np.asarray(resized).reshape(height, width, -1)
+
+
+def _to_mode(image, mode: str):
+    from PIL import Image
+
+    if image.mode.startswith("I"):  # 16 bits, or what Pillow widened to 32
+        values = np.asarray(image).astype(np.float64) / 257
+        image = Image.fromarray(np.rint(values.clip(0, 255)).astype(np.uint8))
+    elif image.mode == "F":
+        raise ValueError("pixels of 32-bit floating point: save it with 8 or 16 bits")
+    elif "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert(mode)
+
+
+def _reason(error: Exception, content: bytes) -> str:
+    from PIL import UnidentifiedImageError
+
+    if not content:
+        return "the file is empty"
+    if isinstance(error, UnidentifiedImageError):
+        return "not a picture that Pillow can read"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def centre_crop(width: int, height: int, fraction: float = 1.0, aspect: float = 1.0) -> Box:
+    """The largest centred box of that width over height, shrunk to `fraction` of its sides."""
+    box_width = min(width, height * aspect) * fraction
+    box_height = box_width / aspect
+    left, top = (width - box_width) / 2, (height - box_height) / 2
+    return left, top, left + box_width, top + box_height
+
+
+def eval_crop(width: int, height: int) -> Box:
+    """What is left of the picture after resize 256 and centre crop 224 (at any size)."""
+    return centre_crop(width, height, EVAL_FRACTION)
+
+
+def random_crop(width: int, height: int, generator: np.random.Generator) -> Box:
+    """The field's random resized crop: 8 to 100 % of the area, aspect from 3/4 to 4/3.
+
+    Drawn up to ten times until it fits, else the centre, with the aspect brought into range.
+    Source: Szegedy et al., Going Deeper with Convolutions, CVPR 2015; torchvision's rule.
+    """
+    for _ in range(10):
+        area = width * height * generator.uniform(0.08, 1.0)
+        aspect = np.exp(generator.uniform(np.log(3 / 4), np.log(4 / 3)))
+        w, h = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            left = int(generator.integers(0, width - w + 1))
+            top = int(generator.integers(0, height - h + 1))
+            return left, top, left + w, top + h
+    aspect = min(max(width / height, 3 / 4), 4 / 3)
+    return centre_crop(width, height, aspect=aspect)
