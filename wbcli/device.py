@@ -1,5 +1,6 @@
 """The device and the arithmetic of a process: chosen once, said aloud, recorded in the run."""
 
+import ctypes
 import os
 import platform
 from contextlib import AbstractContextManager
@@ -7,6 +8,8 @@ from contextlib import AbstractContextManager
 import torch
 
 from wbcli import __version__, config, extension
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def resolve(name: str) -> torch.device:
@@ -43,6 +46,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 def prepare(device: torch.device, precision: str, seed: int, deterministic: bool) -> None:
     """Seed torch and set the arithmetic of this process."""
     torch.manual_seed(seed)
+    _keep_pages()
     if device.type == "cuda":
         float32 = "tf32" if precision == "tf32" else "ieee"
         torch.backends.cuda.matmul.fp32_precision = float32
@@ -51,6 +55,18 @@ def prepare(device: torch.device, precision: str, seed: int, deterministic: bool
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+
+
+def _keep_pages() -> None:
+    """Have glibc keep the memory of freed tensors: every step wants the same again.
+
+    By default it returns large blocks to the system, which then hands out fresh pages, one fault
+    for each 4 KiB, in every step.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1)):
+            libc.mallopt(option, value)
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:

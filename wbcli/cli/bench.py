@@ -1,11 +1,11 @@
-"""bench op, step, tune: speed, measured here."""
+"""bench op, step, train, eval, tune: speed and memory, measured here."""
 
 import re
 
 import click
 
-from wbcli import console
-from wbcli.cli.options import Command, everywhere, json_option, wrong_usage
+from wbcli import config, console
+from wbcli.cli.options import Command, everywhere, json_option, load, wrong_usage
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 COLUMNS = ("shape", "clipped", "cache", "name")
@@ -153,6 +153,99 @@ def tune_command(shapes, heads, steps, rounds, as_json, device, **unused):
         f"{_describe(machine)}\n{steps} steps of {bench_tune.BATCH} images; ms: median of {rounds} "
         "rounds; spread: interquartile range over median; ratio: time over that of the heads "
         "trained together; difference: largest, of a row, between the two ways, over its norm",
+    )
+
+
+@bench_command.command("train", cls=Command, group="bench")
+@click.option(
+    "--data", metavar="NAME|FOLDER", required=True, help="Time the loading of these pictures."
+)
+@click.option("--image-size", type=int, help="[default: 224]")
+@click.option("--images", type=click.IntRange(2), default=2048, show_default=True)
+@click.option("--batch-size", type=click.IntRange(2), default=64, show_default=True)
+@click.option("--rounds", type=click.IntRange(2), default=5, show_default=True)
+@json_option
+@everywhere
+def train_command(
+    data, image_size, images, batch_size, rounds, as_json, device, data_dir, **unused
+):
+    """Time training's loader of pictures on disk.
+
+    Against the decoder alone, in a loop in one process, and against what most people write:
+    Pillow and torchvision's transforms in a DataLoader of as many processes.
+
+    \b
+    Example:
+      wbcli bench train --data path/to/folder
+    """
+    from wbcli import bench, bench_data
+    from wbcli import device as devices
+
+    with wrong_usage():
+        device = devices.resolve(device)
+        settings = config.resolve_stage1(
+            {"dataset": data, "data_dir": str(data_dir or "data"), "image_size": image_size}
+        )
+    devices.prepare(device, "fp32", 0, deterministic=False)
+    results = bench_data.run(load(settings), images, batch_size, rounds, device)
+    machine = bench.machine(device)
+    if as_json:
+        console.print_json(
+            {"bench": "train", "machine": machine, "shapes": [settings.dataset], "results": results}
+        )
+        return
+    console.print_table(
+        ["name", "processes", "images/s", "µs", "spread", "ratio", "per process"],
+        [
+            [r["name"], r["processes"], r["images_per_second"], r["median_us"], r["spread"]]
+            + [r["ratio"], r["per_process"]]
+            for r in results
+        ],
+        f"{settings.dataset} at {settings.image_size}; {_describe(machine)}\n"
+        f"µs: of a picture, median of {rounds} rounds; spread: interquartile range over median; "
+        f"ratio: time over that of {bench_data.OURS}; per process: images per second and process "
+        "over those of the decoder alone",
+    )
+
+
+@bench_command.command("eval", cls=Command, group="bench")
+@click.option("--shape", type=Shape(), default=(8142, 2048), help="[default: 8142x2048]")
+@click.option(
+    "--images",
+    type=click.IntRange(64),
+    default=24426,
+    show_default=True,
+    help="The largest of three counts: a quarter of it, half of it, and all.",
+)
+@json_option
+@everywhere
+def eval_command(shape, images, as_json, device, **unused):
+    """Measure the memory of an evaluation as images grow.
+
+    Against an evaluation that keeps the logits of all images.
+
+    \b
+    Example:
+      wbcli bench eval --shape 8142x2048 --images 24426
+    """
+    from wbcli import bench, bench_eval
+    from wbcli import device as devices
+
+    with wrong_usage():
+        device = devices.resolve(device)
+    results = bench_eval.run([images // 4, images // 2, images], *shape, device)
+    machine = bench.machine(device)
+    if as_json:
+        name = f"{shape[0]}x{shape[1]}"
+        console.print_json(
+            {"bench": "eval", "machine": machine, "shapes": [name], "results": results}
+        )
+        return
+    console.print_table(
+        ["name", "images", "seconds", "peak MB", "growth MB"],
+        [[r["name"], r["images"], r["seconds"], r["peak_mb"], r["growth_mb"]] for r in results],
+        f"{shape[0]} classes, {shape[1]} features; {_describe(machine)}\n"
+        "peak: of a process of its own, with torch in it; growth: since the first count",
     )
 
 

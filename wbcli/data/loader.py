@@ -11,14 +11,13 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from wbcli.data import Split, pictures
 from wbcli.data.pictures import BrokenPicture
 from wbcli.data.sources import Source
+from wbcli.data.workers import PIECE, Workers
 
 IN_ORDER = -1  # in the place of an epoch: evaluation
-PIECE = 64  # pictures that a worker decodes at a time: a large batch comes from several
 
 
 class Normalise:
@@ -29,7 +28,7 @@ class Normalise:
         self.scale, self.shift = (1 / (255 * std)).to(device), (-mean / std).to(device)
 
     def __call__(self, images: Tensor) -> Tensor:
-        return (images * self.scale + self.shift).permute(0, 3, 1, 2)
+        return images.float().mul_(self.scale).add_(self.shift).permute(0, 3, 1, 2)
 
 
 class PictureBatches:
@@ -45,6 +44,8 @@ class PictureBatches:
         self.size, self.batch_size = len(split.labels), batch_size
         self.labels = torch.from_numpy(split.labels).to(device)
         self.normalise = Normalise(source, device)
+        self.shape = (image_size, image_size, 3)
+        self.workers: Workers | None = None
 
     def order(self, seed: int, epoch: int) -> Tensor:
         """The pictures of an epoch in their order, int64 [N] on the device."""
@@ -57,63 +58,57 @@ class PictureBatches:
         """One epoch in random order; with `view` the crops and flips are those of that epoch."""
         order = self.order(seed, epoch).cpu().numpy()
         parts = [order[start:stop] for start, stop in bounds(self.size, self.batch_size)]
-        return self._load([(seed, epoch if view is None else view, part) for part in parts])
+        yield from self._normalised(parts, seed, epoch if view is None else view)
 
     def evaluate(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Every picture once, in order, its centre."""
-        starts = range(0, self.size, self.batch_size)
         index = np.arange(self.size)
-        return self._load([(0, IN_ORDER, index[i : i + self.batch_size]) for i in starts])
+        parts = [index[i : i + self.batch_size] for i in range(0, self.size, self.batch_size)]
+        yield from self._normalised(parts, 0, IN_ORDER)
 
-    def _load(self, batches: list[tuple[int, int, np.ndarray]]) -> Iterator[tuple[Tensor, Tensor]]:
-        device = self.labels.device
+    def decoded(self, parts: list[np.ndarray], seed: int, epoch: int) -> Iterator[Tensor]:
+        """The pictures of each part, uint8 [B, S, S, 3], in the memory of the host."""
         pieces = [
-            (seed, epoch, index[start : start + PIECE])
-            for seed, epoch, index in batches
-            for start in range(0, len(index), PIECE)
+            (seed, epoch, part[start : start + PIECE])
+            for part in parts
+            for start in range(0, len(part), PIECE)
         ]
-        loader = DataLoader(
-            self.decoder,
-            sampler=pieces,
-            batch_size=None,  # a piece is a batch already
-            num_workers=min(pictures.workers_to_use(), len(pieces)),
-            worker_init_fn=pictures.leave_signals_to_the_parent,
-            pin_memory=device.type == "cuda",
-        )
-        decoded = iter(loader)
-        for _, _, index in batches:
-            images = [self._next(decoded) for _ in range(0, len(index), PIECE)]
-            labels = self.labels[torch.from_numpy(index).to(device)]
-            yield self.normalise(torch.cat(images) if len(images) > 1 else images[0]), labels
+        if self.workers is None:
+            self.workers = Workers(self.decoder, self.shape, self.batch_size)
+        decoded = self.workers.run(pieces)
+        pinned = self.labels.is_cuda
+        for part in parts:
+            batch = torch.empty((len(part), *self.shape), dtype=torch.uint8, pin_memory=pinned)
+            for start in range(0, len(part), PIECE):
+                batch[start : start + PIECE] = next(decoded)
+            yield batch
 
-    def _next(self, decoded: Iterator[tuple[Tensor, Exception | None]]) -> Tensor:
-        images, broken = next(decoded)
-        if broken:
-            raise broken
-        return images.to(self.labels.device, non_blocking=True)
+    def _normalised(
+        self, parts: list[np.ndarray], seed: int, epoch: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        device = self.labels.device
+        for part, images in zip(parts, self.decoded(parts, seed, epoch), strict=True):
+            labels = self.labels[torch.from_numpy(part).to(device, non_blocking=True)]
+            yield self.normalise(images.to(device, non_blocking=True)), labels
 
 
-class Decoder(torch.utils.data.Dataset):
-    """Decodes pieces: (seed, epoch, index [B]) → uint8 [B, S, S, 3], and an error or None."""
+class Decoder:
+    """Decodes pictures as an epoch sees them."""
 
     def __init__(self, split: Split, image_size: int):
         self.pictures, self.image_size = split.images, image_size
 
-    def __getitem__(self, piece: tuple[int, int, np.ndarray]) -> tuple[Tensor, Exception | None]:
-        seed, epoch, index = piece
-        images = torch.empty((len(index), self.image_size, self.image_size, 3), dtype=torch.uint8)
-        pixels = images.numpy()
-        for place, i in enumerate(index.tolist()):
-            try:
-                pixels[place] = self.decode(seed, epoch, i)
-            except BrokenPicture as error:
-                return images, BrokenPicture(
-                    f"{self.pictures.describe(i)}: {error}; mend it, or leave such files out "
-                    "from the start with --skip-broken"
-                )
-            except OSError as error:
-                return images, OSError(f"{self.pictures.describe(i)}: {error.strerror or error}")
-        return images, None
+    def __call__(self, seed: int, epoch: int, i: int) -> np.ndarray:
+        """`decode`, with errors that name the picture."""
+        try:
+            return self.decode(seed, epoch, i)
+        except BrokenPicture as error:
+            raise BrokenPicture(
+                f"{self.pictures.describe(i)}: {error}; mend it, or leave such files out "
+                "from the start with --skip-broken"
+            ) from error
+        except OSError as error:
+            raise OSError(f"{self.pictures.describe(i)}: {error.strerror or error}") from error
 
     def decode(self, seed: int, epoch: int, i: int) -> np.ndarray:
         """Picture i as the epoch sees it, uint8 [S, S, 3]."""
