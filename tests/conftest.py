@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from wbcli import cli, console
 
@@ -93,3 +94,21 @@ def cifar100(tmp_path_factory):
     """A folder with CIFAR-100 at its full 500 images a class, and its training labels."""
     folder = tmp_path_factory.mktemp("cifar100")
     return folder, write_cifar100(folder, 500)
+
+
+@pytest.fixture
+def pictures_folder():
+    """Write a folder of one's own pictures: three classes of six, two and one training images."""
+
+    def write(root: Path) -> Path:
+        generator = np.random.default_rng(7)
+        for k, (name, count) in enumerate([("daisy", 6), ("red rose", 2), ("tülip", 1)]):
+            for split, images in [("train", count), ("test", 2)]:
+                (root / split / name).mkdir(parents=True)
+                for i in range(images):
+                    pixels = generator.integers(0, 100, (40, 50, 3), dtype=np.uint8)
+                    pixels[..., k] += 120
+                    Image.fromarray(pixels).save(root / split / name / f"{i} {split}.png")
+        return root
+
+    return write

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wbcli import data
-from wbcli.data.batches import batches_of
+from wbcli.config import Config
+from wbcli.data.batches import Batches, batches_of
 from wbcli.device import autocast
 from wbcli.models import Network
 from wbcli.ops import row_norms
@@ -174,6 +175,20 @@ def fit_temperature(
     return float(np.exp((low + high) / 2))
 
 
+def keep_temperature(run, config: Config, network: nn.Module, val: Batches) -> float | None:
+    """Fit T on validation images for what `predict` reads of a run, and keep it there."""
+    with autocast(val.labels.device, config.precision):
+        temperature = fit_temperature(network, val.evaluate(), tta=config.tta)
+    run.write_temperature(default_checkpoint(config), config.tta, temperature)
+    return temperature
+
+
+def default_checkpoint(config: Config) -> str:
+    """What a run is measured by: its last epoch, under `released` the one best on the test set."""
+    by_test = config.checkpoint == "best-on-test" and config.stage != "normalize"
+    return "best" if by_test else "last"
+
+
 def evaluate_run(
     run,
     device: torch.device,
@@ -201,9 +216,7 @@ def evaluate_run(
     """
     config = run.config()
     dataset = data.for_run(config, data_dir)
-    by_test = config.checkpoint == "best-on-test"
-    if checkpoint is None:
-        checkpoint = "best" if by_test and config.stage != "normalize" else "last"
+    checkpoint = checkpoint or default_checkpoint(config)
     tta = config.tta if tta is None else tta
     network = run.network(dataset, checkpoint)
     network.to(device, memory_format=torch.channels_last)
@@ -218,6 +231,8 @@ def evaluate_run(
         metrics = measure(network, batches(split), dataset.num_classes, tta=tta, groups=groups)
         if dataset.val:
             temperature = fit_temperature(network, batches("val"), tta=tta)
+            if (checkpoint, tta) == (default_checkpoint(config), config.tta):
+                run.write_temperature(checkpoint, tta, temperature)
         if temperature is not None:
             tempered = measure(
                 network, batches(split), dataset.num_classes, tta=tta, temperature=temperature

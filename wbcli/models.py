@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from wbcli.data import sources
+
 DEPTH_AND_WIDTH = {  # blocks per stage, channels of the first stage
     "resnet8": (1, 16),
     "resnet20": (3, 16),
@@ -120,11 +122,11 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def for_run(config, dataset) -> Network:
-    """The network that a run's Config names, for the images and classes of its data set."""
+    """The network that a run's Config names, for the classes of its data set."""
     return build(
         config.arch,
         dataset.num_classes,
-        dataset.source.image[0],
+        sources.find(config.dataset).image[0],
         bottleneck=config.bottleneck,
         init=config.init,
     )

@@ -51,6 +51,22 @@ class Run:
         except ValueError as error:
             raise ValueError(f"run {self.name}: {error}") from error
 
+    def class_names(self) -> list[str] | None:
+        """As they were when it trained; None for a run that did not record them."""
+        return self.record().get("class_names")
+
+    def write_temperature(self, checkpoint: str, tta: bool, temperature: float | None) -> None:
+        """Keep what was fitted on validation images, for `predict` (None: there is no minimum)."""
+        content = {"checkpoint": checkpoint, "tta": tta, "temperature": temperature}
+        write_json(self.path / "temperature.json", content)
+
+    def temperature(self, checkpoint: str, tta: bool) -> dict[str, Any] | None:
+        """What `write_temperature` kept for this checkpoint, or None."""
+        path = self.path / "temperature.json"
+        found = read_json(path) if path.is_file() else {}
+        same = found.get("checkpoint") == checkpoint and found.get("tta") == tta
+        return found if same and "temperature" in found else None
+
     def metrics(self) -> list[dict[str, Any]]:
         """A dict for each finished epoch, up to the first torn or damaged line."""
         path = self.path / "metrics.jsonl"
@@ -72,10 +88,14 @@ class Run:
         rows = self.metrics()
         return rows[-1]["epoch"] if rows else 0
 
-    def write_record(self, config: Config, environment: dict[str, Any]) -> None:
-        """Write config.json; a run that is resumed stays as old as it is."""
+    def write_record(self, config: Config, circumstances: dict[str, Any]) -> None:
+        """Write config.json; a run that is resumed stays as old as it is.
+
+        Args:
+            circumstances: what it runs on, and the names of its classes.
+        """
         created = self.record().get("created") if self.started else time.time()
-        record = {"run": self.name, "created": created} | asdict(config) | environment
+        record = {"run": self.name, "created": created} | asdict(config) | circumstances
         write_json(self.path / "config.json", record)
 
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:
@@ -145,6 +165,9 @@ class Run:
 
     def network(self, dataset, checkpoint: str = "last"):
         """The network of a finished run, from its last epoch or, with `best`, from best.pt.
+
+        Args:
+            dataset: the run's data set, or anything with its `num_classes`.
 
         Raises:
             ValueError: no such checkpoint, or weights of another network.

@@ -76,7 +76,7 @@ def train(
     best = state["best"] if state else None
     rows = [row for row in run.metrics() if row["epoch"] <= first_epoch]
     run.write_metrics(rows)
-    run.write_record(config, environment(device))
+    run.write_record(config, _circumstances(dataset, device))
 
     trained, settings, splits = _view(config, run, network, dataset, device, cached)
     batches = splits.pop("train")
@@ -101,7 +101,13 @@ def train(
         best = _save_epoch(config, run, network, optimizer, radii, row, best)
         listener.on_epoch(row)
         started = time.perf_counter()
-    run.save_weights(network.state_dict())
+    weights = network.state_dict()
+    if "val" in splits:
+        if evaluate.default_checkpoint(config) == "best":
+            weights = {key: value.clone() for key, value in weights.items()}
+            network.load_state_dict(run.load_state("best.pt")["model"])
+        evaluate.keep_temperature(run, settings, trained, splits["val"])
+    run.save_weights(weights)
     return row
 
 
@@ -129,11 +135,13 @@ def normalize(
     started = time.perf_counter()
     network = starting_network(config, parent, dataset, device)
     tau_norm_(network.classifier.weight, config.tau)
-    run.write_record(config, environment(device))
+    run.write_record(config, _circumstances(dataset, device))
     splits = _evaluation_splits(dataset, device)
     row = {"epoch": 1} | _weight_metrics(config, network, [], [])
     row |= _epoch_accuracies(config, network, dataset, splits)
     row |= {"seconds": time.perf_counter() - started}
+    if "val" in splits:
+        evaluate.keep_temperature(run, config, network, splits["val"])
     run.write_metrics([row])
     run.save_weights(network.state_dict())
     return row
@@ -196,6 +204,13 @@ def _view(
     cached = cached or features.of_splits(network, dataset, config, device, run.path)
     # What is cached is float32, and so small a layer gains nothing from less.
     return network.classifier, replace(config, precision="fp32"), dict(cached)
+
+
+def _circumstances(dataset: data.Dataset, device: torch.device) -> dict[str, Any]:
+    """What config.json says beside the settings; with the names of the classes, a run can
+    classify pictures where its data set is not.
+    """
+    return environment(device) | {"class_names": dataset.class_names}
 
 
 def _weight_metrics(

@@ -21,6 +21,8 @@ COMMANDS = {  # command → module of wbcli.cli that holds it
     "eval": "measuring",
     "tune": "tune",
     "reproduce": "reproduce",
+    "predict": "using",
+    "export": "using",
     "runs": "measuring",
     "report": "report",
     "data": "data",

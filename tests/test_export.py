@@ -1,0 +1,131 @@
+"""export: a file that gives the run's logits, says how to use it, and is not there otherwise."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from wbcli import data, export, models, predict, runs
+
+FORMATS = ("torch", "safetensors", "onnx")
+
+
+def need(form):
+    if form == "onnx":
+        pytest.importorskip("onnxscript")
+        pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture
+def trained(wbcli):
+    given = ("--epochs", "1", "--batch-size", "64", "--val-per-class", "5", "--name", "first")
+    assert wbcli("stage1", "digitslt", *given).code == 0
+
+
+def metadata(form, path):
+    if form == "onnx":
+        import onnx
+
+        return json.loads({e.key: e.value for e in onnx.load(path).metadata_props}["wbcli"])
+    if form == "torch":
+        extra = {"wbcli": ""}
+        torch.export.load(path, extra_files=extra)
+        return json.loads(extra["wbcli"])
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["wbcli"])
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_the_file_says_how_to_use_it(wbcli, trained, tmp_path, form):
+    need(form)
+    result = wbcli("export", "first", "--format", form, "--json")
+    assert result.code == 0, result.err
+    path = tmp_path / "runs" / "first" / f"export{export.SUFFIXES[form]}"
+    assert result.json["path"] == f"runs/first/{path.name}"
+    assert (result.json["run"], result.json["format"]) == ("first", form)
+    assert result.json["images"] == 16
+    assert 0 <= result.json["max_difference"] < 1e-5
+    about = metadata(form, path)
+    assert about["class_names"] == list("0123456789")
+    assert about["image"] == [1, 8, 8]
+    assert (about["mean"], about["std"]) == ([0.305], [0.376])
+    kept = json.loads((path.parent / "temperature.json").read_text())
+    assert about["temperature"] == kept["temperature"]
+
+
+def test_onnx_takes_batches_of_any_size(wbcli, trained, tmp_path):
+    need("onnx")
+    import onnxruntime
+
+    assert wbcli("export", "first", "--output", "here.onnx").code == 0
+    session = onnxruntime.InferenceSession("here.onnx")
+    dataset = data.load("digitslt", "data", imbalance_factor=50)
+    run = runs.Run(tmp_path / "runs" / "first")
+    network = run.network(dataset).eval()
+    for count in (1, 7, 300):
+        images = dataset.test.images[:count]
+        x = (torch.from_numpy(images).float() / 255 - 0.305) / 0.376
+        found = session.run(["logits"], {"images": images})[0]
+        np.testing.assert_allclose(found, network(x).detach().numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("arch", ["resnet8", "resnet32", "resnet34", "resnet50"])
+@pytest.mark.parametrize("form", ["torch", "onnx"])
+def test_every_kind_of_network_has_a_dynamic_batch(tmp_path, arch, form):
+    need(form)
+    torch.manual_seed(0)
+    network = models.build(arch, 7, bottleneck=3 if arch == "resnet8" else None)
+    exported = export.Exported(network, [0.5] * 3, [0.25] * 3).eval()
+    write, read = (getattr(export, f"_{verb}_{form}") for verb in ("write", "read"))
+    write(exported, torch.zeros(2, 3, 32, 32, dtype=torch.uint8), {}, tmp_path / "file")
+    _, logits = read(tmp_path / "file")
+    images = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
+    for batch in (images, images[:1]):
+        torch.testing.assert_close(logits(batch), exported(batch), atol=1e-4, rtol=1e-3)
+
+
+def test_a_model_that_differs_is_not_written(trained, tmp_path, monkeypatch):
+    model = predict.load(runs.Run(tmp_path / "runs" / "first"))
+    read = export._read_safetensors
+
+    def wrong(path):
+        name, logits = read(path)
+        return name, lambda images: logits(images) * 1.01
+
+    monkeypatch.setattr(export, "_read_safetensors", wrong)
+    path = tmp_path / "wrong.safetensors"
+    images = export.real_images(data.for_run(model.config))
+    with pytest.raises(ArithmeticError, match=r"differs from the run by 1\.0e-02 of the largest"):
+        export.export(model, "first", "safetensors", path, images)
+    assert not list(tmp_path.glob("*safetensors*")) and not list(tmp_path.glob(".*partial"))
+
+
+def test_an_export_of_the_run_is_replaced_and_a_file_of_the_users_is_not(wbcli, trained, tmp_path):
+    assert wbcli("export", "first", "--format", "safetensors").code == 0
+    assert wbcli("export", "first", "--format", "safetensors").code == 0
+    mine = tmp_path / "mine.pt2"
+    mine.write_text("precious")
+    result = wbcli("export", "first", "--format", "torch", "--output", mine)
+    assert result.code == 2
+    assert result.err == (
+        f"Error: --output {mine} exists: choose another name, or delete it "
+        "(see wbcli export --help)\n"
+    )
+    assert mine.read_text() == "precious"
+
+
+def test_without_the_data_set_nothing_is_claimed(wbcli, tmp_path, pictures_folder):
+    folder = pictures_folder(tmp_path / "flowers")
+    size = ("--image-size", 32, "--arch", "resnet20", "--epochs", 1)
+    assert wbcli("stage1", folder, *size, "--name", "mine").code == 0
+    folder.rename(tmp_path / "moved")
+    result = wbcli("export", "mine", "--format", "safetensors")
+    assert result.code == 1 and "--data-dir" in result.err and result.err.count("\n") == 1
+    assert not (tmp_path / "runs" / "mine" / "export.safetensors").exists()
+    (tmp_path / "there").mkdir()
+    (tmp_path / "moved").rename(tmp_path / "there" / "flowers")
+    args = ("--format", "safetensors", "--data-dir", tmp_path / "there")
+    assert wbcli("export", "mine", *args).code == 0

@@ -1,0 +1,144 @@
+"""predict and export: what a trained run is for."""
+
+import csv
+import sys
+from pathlib import Path
+
+import click
+
+from wbcli import console, runs
+from wbcli.cli.options import (
+    Command,
+    everywhere,
+    json_option,
+    needs_extra,
+    reference_to,
+    wrong_usage,
+)
+
+
+@click.command("predict", cls=Command)
+@click.argument("run")
+@click.argument("given", metavar="FILE|FOLDER...", nargs=-1, required=True, type=Path)
+@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Classes shown.")
+@json_option
+@click.option("--csv", "as_csv", is_flag=True, help="Print a CSV line for each picture and class.")
+@everywhere
+def predict_command(run, given, top, as_json, as_csv, runs_dir, device, precision, data_dir, seed):
+    """Classify one's own pictures with a run.
+
+    Probabilities have the temperature that was fitted on the run's validation images; a run
+    without them gives scores. Folders are searched for pictures.
+
+    \b
+    Example:
+      wbcli predict digitslt-stage2-001 my-pictures/ one.png
+    """
+    from wbcli import device as devices
+    from wbcli import predict
+
+    with wrong_usage():
+        if as_json and as_csv:
+            raise ValueError("--json and --csv exclude each other: give one of them")
+        device = devices.resolve(device)
+        precision = devices.resolve_precision(precision, device)
+        run = runs.find(runs_dir, run)
+    paths = predict.find_pictures(list(given))
+    model = predict.load(run)
+    devices.prepare(device, precision, 0, deterministic=False)
+    if model.temperature is None:
+        console.warn(
+            f"{run.name} has no temperature, since {model.missing}: "
+            "these are scores (logits), no probabilities"
+        )
+    images, broken = [], 0
+    for path, answer in predict.predict(model, paths, device, precision, top):
+        if isinstance(answer, str):
+            console.warn(f"{path}: {answer}")
+            broken += 1
+        else:
+            images.append({"file": str(path), "top": answer})
+    reference = reference_to(run, runs_dir)
+    if as_json:
+        found = {"run": reference, "temperature": model.temperature, "images": images}
+        console.print_json(found)
+    elif images:
+        _print_predictions(images, as_csv)
+    if broken:
+        raise click.ClickException(f"{broken} of {len(paths)} files are no whole pictures")
+
+
+def _print_predictions(images: list[dict], as_csv: bool) -> None:
+    value = list(images[0]["top"][0])[2]
+    rows = [
+        [image["file"], rank, found["class"], found["name"], found[value]]
+        for image in images
+        for rank, found in enumerate(image["top"], start=1)
+    ]
+    columns = ["file", "rank", "class", "name", value]
+    if as_csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerows([columns, *rows])
+        return
+    shown = [[row[0] if row[1] == 1 else "", *row[2:4], f"{row[4]:.4f}"] for row in rows]
+    console.print_table(["file", "class", "name", value], shown)
+
+
+@click.command("export", cls=Command)
+@click.argument("run")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["onnx", "torch", "safetensors"]),
+    default="onnx",
+    show_default=True,
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="[default: export.onnx, .pt2 or .safetensors in the run's folder]",
+)
+@click.option(
+    "--checkpoint",
+    type=click.Choice(["last", "best"]),
+    help="Last epoch (default), or the best on validation images.",
+)
+@json_option
+@everywhere
+def export_command(run, form, output, checkpoint, as_json, runs_dir, data_dir, **unused):
+    """Write a run's network for other programs.
+
+    The file has the class names, the preprocessing and the temperature in it, takes batches of
+    any size, and is compared with the run on real test images before it is kept.
+
+    \b
+    Example:
+      wbcli export digitslt-stage2-001 --format onnx
+    """
+    if form == "onnx":
+        needs_extra("export", "onnx", "onnxscript")
+    from wbcli import data, export, predict
+
+    with wrong_usage():
+        run = runs.find(runs_dir, run)
+        path = output or run.path / f"export{export.SUFFIXES[form]}"
+        if output and output.exists():
+            raise ValueError(f"--output {output} exists: choose another name, or delete it")
+        if not path.parent.is_dir():
+            raise ValueError(f"--output {output}: there is no folder {path.parent}")
+    model = predict.load(run, checkpoint)
+    images = export.real_images(data.for_run(model.config, data_dir))
+    result = export.export(model, run.name, form, path, images)
+    if as_json:
+        names = {"run": reference_to(run, runs_dir), "path": str(path), "format": form}
+        console.print_json(names | result)
+        return
+    if result["max_difference"] is None:
+        console.warn("not compared with the run: that needs onnxruntime (pip install onnxruntime)")
+        click.echo(f"{path}: checked with {result['verified_with']}")
+        return
+    click.echo(
+        f"{path}: the same logits as {run.name} on {result['images']} test images, within "
+        f"{result['max_difference']:.1e} of the largest ({result['verified_with']})"
+    )

@@ -1,0 +1,205 @@
+"""A run's network as one file for other programs: ONNX, torch.export or safetensors.
+
+The file takes uint8 images [B, C, H, W], cropped and resized as its metadata says, and gives
+logits [B, K]; normalisation is inside. It is loaded again and compared before it counts.
+"""
+
+import contextlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wbcli import __version__, data, models
+from wbcli.data import loader
+from wbcli.data.loader import Normalise
+from wbcli.data.pictures import Pictures
+from wbcli.predict import Model
+from wbcli.runs import replacing
+
+SUFFIXES = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}
+TOLERANCE = 1e-4  # of the largest logit; float32 sums differ in their order
+IMAGES = 16  # real ones that are compared
+KEY = "wbcli"  # of the metadata
+
+Logits = Callable[[Tensor], Tensor]  # uint8 [B, C, H, W] → float32 [B, K]
+
+
+class Exported(nn.Module):
+    """uint8 [B, C, H, W] → (x/255 − mean)/std → network → logits [B, K]."""
+
+    def __init__(self, network: nn.Module, mean: list[float], std: list[float]):
+        super().__init__()
+        self.network = network
+        mean, std = (torch.tensor(values)[:, None, None] for values in (mean, std))
+        self.register_buffer("scale", 1 / (255 * std))
+        self.register_buffer("shift", -mean / std)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images.float() * self.scale + self.shift)
+
+
+def export(model: Model, run_name: str, form: str, path: Path, images: Tensor) -> dict[str, Any]:
+    """Write `path`, which appears only once its logits have been compared.
+
+    Args:
+        form: `onnx`, `torch` or `safetensors`.
+        images: real ones, uint8 [B ≥ 3, C, H, W].
+
+    Returns:
+        `max_difference` (largest, over the largest logit), `images`, `verified_with`.
+
+    Raises:
+        ArithmeticError: the exported model does not give the same logits.
+    """
+    about = metadata(model, run_name)
+    exported = Exported(model.network.cpu().eval(), about["mean"], about["std"]).eval()
+    write, read = {
+        "onnx": (_write_onnx, _read_onnx),
+        "torch": (_write_torch, _read_torch),
+        "safetensors": (_write_safetensors, _read_safetensors),
+    }[form]
+    with replacing(path) as partial:
+        write(exported, images[:2], about, partial)
+        verified_with, logits = read(partial)
+        if logits is None:
+            return {"max_difference": None, "images": 0, "verified_with": verified_with}
+        difference = _compare(model, images, logits)
+        if not difference <= TOLERANCE:
+            raise ArithmeticError(
+                f"the exported model differs from the run by {difference:.1e} of the largest "
+                f"logit on {len(images)} test images, expected at most {TOLERANCE:g}; {path} was "
+                "not written"
+            )
+    return {"max_difference": difference, "images": len(images), "verified_with": verified_with}
+
+
+def metadata(model: Model, run_name: str) -> dict[str, Any]:
+    """What the file says of itself, as JSON under the key `wbcli`."""
+    channels, height, width = model.image
+    crop = "centre square of 224/256 of the shorter side" if model.config.image_size else "centre"
+    return {
+        "wbcli": __version__,
+        "run": run_name,
+        "arch": model.config.arch,
+        "bottleneck": model.config.bottleneck,
+        "class_names": model.class_names,
+        "input": f"uint8 [B, {channels}, {height}, {width}], {'RGB' if channels == 3 else 'grey'}",
+        "image": [channels, height, width],
+        "crop": f"{crop}, resized to {height}×{width} (bilinear)",
+        "mean": list(model.source.mean),
+        "std": list(model.source.std),
+        "output": "logits [B, K]; probabilities are softmax(logits / temperature)",
+        "temperature": model.temperature,
+    }
+
+
+def real_images(dataset: data.Dataset) -> Tensor:
+    """Some test images as the network takes them, uint8 [B, C, H, W]."""
+    split = dataset.test
+    index = np.linspace(0, len(split.labels) - 1, IMAGES).astype(int)
+    if isinstance(split.images, Pictures):
+        decoder = loader.Decoder(split, dataset.image_size)
+        images = [decoder(0, loader.IN_ORDER, i).transpose(2, 0, 1) for i in index.tolist()]
+        return torch.from_numpy(np.stack(images))
+    return torch.from_numpy(split.images[index])
+
+
+@torch.no_grad()
+def _compare(model: Model, images: Tensor, logits: Logits) -> float:
+    """Largest difference over the largest logit, in batches of 1, 2 and the rest."""
+    normalise = Normalise(model.source, torch.device("cpu"))
+    expected = model.network(normalise(images.permute(0, 2, 3, 1)))
+    found = torch.cat([logits(part) for part in images.split([1, 2, len(images) - 3])])
+    return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+def _write_onnx(exported: Exported, images: Tensor, about: dict[str, Any], path: Path) -> None:
+    import onnx
+
+    with _quiet():
+        program = torch.onnx.export(
+            exported,
+            (images,),
+            dynamo=True,
+            verbose=False,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
+        )
+    content = program.model_proto
+    entry = content.metadata_props.add()
+    entry.key, entry.value = KEY, json.dumps(about, ensure_ascii=False)
+    onnx.save(content, path)
+
+
+def _read_onnx(path: Path) -> tuple[str, Logits | None]:
+    if find_spec("onnxruntime") is None:
+        import onnx
+
+        onnx.checker.check_model(onnx.load(path))
+        return "onnx.checker", None
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    return f"onnxruntime {onnxruntime.__version__}", lambda images: torch.from_numpy(
+        session.run(["logits"], {"images": images.numpy()})[0]
+    )
+
+
+def _write_torch(exported: Exported, images: Tensor, about: dict[str, Any], path: Path) -> None:
+    shapes = {"images": {0: torch.export.Dim("batch", min=1)}}
+    with _quiet():
+        program = torch.export.export(exported, (images,), dynamic_shapes=shapes)
+        with path.open("wb") as file:
+            torch.export.save(program, file, extra_files={KEY: json.dumps(about)})
+
+
+def _read_torch(path: Path) -> tuple[str, Logits]:
+    with _quiet(), path.open("rb") as file:
+        return f"torch {torch.__version__}", torch.export.load(file).module()
+
+
+def _write_safetensors(
+    exported: Exported, images: Tensor, about: dict[str, Any], path: Path
+) -> None:
+    from safetensors.torch import save_file
+
+    weights = {key: value.contiguous() for key, value in exported.network.state_dict().items()}
+    save_file(weights, path, {KEY: json.dumps(about, ensure_ascii=False)})
+
+
+def _read_safetensors(path: Path) -> tuple[str, Logits]:
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()[KEY])
+        weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    network = models.build(
+        about["arch"], len(about["class_names"]), about["image"][0], bottleneck=about["bottleneck"]
+    )
+    network.load_state_dict(weights)
+    rebuilt = Exported(network, about["mean"], about["std"]).eval()
+    return "safetensors", rebuilt
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Exporters talk to everybody; errors are exceptions."""
+    logging.disable(logging.WARNING)
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        warnings.simplefilter("ignore")
+        yield
+    logging.disable(logging.NOTSET)

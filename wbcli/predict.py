@@ -1,0 +1,170 @@
+"""What a run says of one's own pictures: the classes that it finds most probable.
+
+Legend: B batch, K classes, C channels, H height, W width.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from wbcli import data, evaluate
+from wbcli.config import Config
+from wbcli.data import pictures, sources
+from wbcli.data.loader import Normalise
+from wbcli.data.pictures import EXTENSIONS, BrokenPicture
+from wbcli.device import autocast
+from wbcli.models import Network
+from wbcli.runs import Run
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Model:
+    """A run's network with what it takes to show it pictures and to name its classes."""
+
+    config: Config
+    network: Network
+    class_names: list[str]
+    checkpoint: str
+    temperature: float | None
+    missing: str = ""  # why there is no temperature
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def source(self) -> sources.Source:
+        return sources.find(self.config.dataset)
+
+    @property
+    def image(self) -> tuple[int, int, int]:
+        """(C, H, W) of what the network takes."""
+        size = self.config.image_size
+        return (3, size, size) if size else self.source.image
+
+
+class Files(Dataset):
+    """Pictures as the network takes them: uint8 [H, W, C], or the reason why not."""
+
+    def __init__(self, paths: list[Path], model: Model):
+        self.paths, self.image = paths, model.image
+        self.whole = model.config.image_size is None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, i: int) -> np.ndarray | str:
+        channels, height, width = self.image
+        try:
+            content = pictures.read_bytes(self.paths[i])
+            crop = pictures.eval_crop
+            if self.whole:  # small images come without a margin to cut off
+                crop = lambda w, h: pictures.centre_crop(w, h, aspect=width / height)  # noqa: E731
+            return pictures.decode(content, (height, width), crop, "RGB" if channels == 3 else "L")
+        except (BrokenPicture, OSError) as error:
+            return getattr(error, "strerror", None) or str(error)
+
+
+def load(run: Run, checkpoint: str | None = None) -> Model:
+    """The model of a finished run; its data set is read only if the run has no class names.
+
+    Args:
+        checkpoint: `last` or `best`; None takes what the run's recipe says.
+    """
+    config = run.config()
+    names = run.class_names() or data.for_run(config).class_names
+    checkpoint = checkpoint or evaluate.default_checkpoint(config)
+    kept = run.temperature(checkpoint, config.tta)
+    missing = ""
+    if kept is None:
+        missing = "it has no validation images (--val-per-class N at stage 1)"
+    elif kept["temperature"] is None:
+        missing = "all its validation images are classified correctly, so that any would do"
+    temperature = kept and kept["temperature"]
+    model = Model(config, None, names, checkpoint, temperature, missing)
+    return Model(config, run.network(model, checkpoint), names, checkpoint, temperature, missing)
+
+
+def find_pictures(given: list[Path]) -> list[Path]:
+    """The files themselves, and the pictures in and below the folders, in sorted order.
+
+    Raises:
+        FileNotFoundError: a path that is not there.
+        ValueError: a folder without pictures.
+    """
+    found: list[Path] = []
+    for path in given:
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: there is no such file or folder")
+        inside = [path] if path.is_file() else _pictures_in(path)
+        if not inside:
+            raise ValueError(f"{path}: expected pictures ({', '.join(EXTENSIONS)}), found none")
+        found += inside
+    return found
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    found = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [
+            Path(place, name)
+            for name in sorted(names)
+            if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+        ]
+    return found
+
+
+@torch.no_grad()
+def predict(
+    model: Model, paths: list[Path], device: torch.device, precision: str, top: int
+) -> Iterator[tuple[Path, list[dict[str, Any]] | str]]:
+    """The `top` classes of each picture, best first, or the reason why it has none.
+
+    A class is {"class", "name", "probability"}: softmax(logits/T) with the temperature fitted on
+    validation images, or without one {"class", "name", "score"}: its logit.
+    """
+    network = model.network.to(device, memory_format=torch.channels_last).eval()
+    normalise = Normalise(model.source, device)
+    workers = min(pictures.workers_to_use(), len(paths) // BATCH)
+    loader = DataLoader(
+        Files(paths, model),
+        BATCH,
+        num_workers=workers,
+        collate_fn=list,
+        worker_init_fn=pictures.leave_signals_to_the_parent,
+    )
+    start = 0
+    for batch in loader:
+        whole = [image for image in batch if not isinstance(image, str)]
+        answers = iter(())
+        if whole:
+            images = normalise(torch.from_numpy(np.stack(whole)).to(device))
+            with autocast(device, precision):
+                logits = evaluate.logits_of(network, images, model.config.tta)
+            answers = iter(_best(model, logits, top))
+        for path, image in zip(paths[start : start + BATCH], batch, strict=True):
+            yield path, image if isinstance(image, str) else next(answers)
+        start += BATCH
+
+
+def _best(model: Model, logits: torch.Tensor, top: int) -> list[list[dict[str, Any]]]:
+    key, values = "score", logits
+    if model.temperature is not None:
+        key, values = "probability", torch.softmax(logits.double() / model.temperature, 1)
+    values, classes = values.topk(min(top, model.num_classes), 1)
+    return [
+        [
+            {"class": k, "name": model.class_names[k], key: value}
+            for k, value in zip(*row, strict=True)
+        ]
+        for row in zip(classes.tolist(), values.tolist(), strict=True)
+    ]
