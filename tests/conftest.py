@@ -1,6 +1,8 @@
 """A command line in this process, and files of the formats that loaders accept."""
 
+import io
 import json
+import os
 import pickle
 import signal
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 from PIL import Image
 
 from wbcli import cli, console
+from wbcli.data import pictures
 
 
 @pytest.fixture(autouse=True)
@@ -19,6 +22,7 @@ def own_environment(monkeypatch, tmp_path):
     for name in ("WBCLI_DATA", "WBCLI_RUNS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(console, "verbosity", 0)
+    monkeypatch.setattr(pictures, "workers", 0)
 
 
 class Result:
@@ -112,3 +116,37 @@ def pictures_folder():
         return root
 
     return write
+
+
+def photo(width: int = 48, height: int = 40, seed: int = 0) -> Image.Image:
+    """An RGB picture of soft shapes, as photographs have them: noise, enlarged."""
+    noise = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    """The bytes of a file that holds the image."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def write_pictures(root: Path, names: list[str | bytes], size: int = 12) -> None:
+    """A small JPEG or PNG, by its name, below the root for each name; no two are equal."""
+    for name in names:
+        path = os.path.join(os.fsencode(root), os.fsencode(name))
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        kind = "PNG" if path.lower().endswith(b".png") else "JPEG"
+        seed = int.from_bytes(os.fsencode(name)[-12:], "big")
+        with open(path, "wb") as file:
+            file.write(encoded(photo(size, size, seed), kind))
+
+
+def write_folder(root: Path, train: dict[str, int], test: int = 2, val: int = 0) -> Path:
+    """A folder of one's own pictures: `train` names the classes and counts their images."""
+    counts = {"train": train, "test": dict.fromkeys(train, test), "val": dict.fromkeys(train, val)}
+    for split, classes in counts.items():
+        write_pictures(
+            root, [f"{split}/{name}/{i}.jpg" for name, n in classes.items() for i in range(n)]
+        )
+    return root

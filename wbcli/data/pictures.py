@@ -9,6 +9,7 @@ Legend: N pictures, S side of the square that a network sees, C channels.
 import errno
 import io
 import os
+import re
 import signal
 import time
 import warnings
@@ -20,6 +21,9 @@ import numpy as np
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 EXTENSIONS += (".jp2", ".avif")
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # surrogates: undecodable bytes
+ORIENTATION = 0x0112  # the EXIF tag
+UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # orientation → PIL.Image.Transpose
 MAX_PIXELS = 100_000_000  # a larger picture is taken for a decompression bomb
 EVAL_FRACTION = 224 / 256  # resize 256, centre crop 224
 READ_ATTEMPTS = 3
@@ -80,8 +84,8 @@ def leave_signals_to_the_parent(*worker) -> None:
 
 
 def printable(name: str) -> str:
-    """A file name that any terminal can show."""
-    return name.encode("utf-8", "backslashreplace").decode()
+    """A file name that any terminal can show, on one line."""
+    return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), name)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -115,35 +119,46 @@ def decode(
     Raises:
         BrokenPicture: it cannot be read as a whole.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     height, width = size
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with (
+            warnings.catch_warnings(action="ignore"),  # of what Pillow reads nevertheless
+            Image.open(io.BytesIO(content)) as image,
+        ):
             full = image.size
             if full[0] * full[1] > MAX_PIXELS:
                 raise ValueError(f"{full[0]}×{full[1]} pixels, more than {MAX_PIXELS:,}")
-            turned = image.getexif().get(0x0112, 1) >= 5  # Orientation: on its side
+            orientation = _orientation(image)
+            turned = orientation >= 5  # on its side
             upright = full[::-1] if turned else full
             box = crop(*upright)
             wanted = (width / (box[2] - box[0]), height / (box[3] - box[1]))
             if turned:
                 wanted = wanted[::-1]
-            image.draft(None, (int(full[0] * wanted[0]), int(full[1] * wanted[1])))
+            drafted = image.draft(None, (int(full[0] * wanted[0]), int(full[1] * wanted[1])))
+            scale = drafted[1][2] / full[0] if drafted else 1
             image.load()
-            pixels = _to_mode(ImageOps.exif_transpose(image), mode)
-            x, y = pixels.width / upright[0], pixels.height / upright[1]
-            scaled = (
-                box[0] * x,
-                box[1] * y,
-                min(box[2] * x, pixels.width),
-                min(box[3] * y, pixels.height),
-            )
+            pixels = _to_mode(image, mode)
+            if orientation != 1:
+                pixels = pixels.transpose(UPRIGHT[orientation])
+            scaled = tuple(side * scale for side in box)
             resized = pixels.resize((width, height), Image.Resampling.BILINEAR, scaled)
     except Exception as error:  # a damaged or hostile file can raise anything
         raise BrokenPicture(_reason(error, content)) from error
     return np.asarray(resized).reshape(height, width, -1)
+
+
+def _orientation(image) -> int:
+    """EXIF orientation, 1 … 8; 1 where there is none, where it is damaged, and of a TIFF file,
+    which Pillow turns itself.
+    """
+    try:
+        found = image.getexif().get(ORIENTATION)
+        return found if found in UPRIGHT and image.format != "TIFF" else 1
+    except Exception:  # the picture can be whole where its EXIF block is not
+        return 1
 
 
 def _to_mode(image, mode: str):
@@ -172,7 +187,7 @@ def _reason(error: Exception, content: bytes) -> str:
 def centre_crop(width: int, height: int, fraction: float = 1.0, aspect: float = 1.0) -> Box:
     """The largest centred box of that width over height, shrunk to `fraction` of its sides."""
     box_width = min(width, height * aspect) * fraction
-    box_height = box_width / aspect
+    box_height = min(box_width / aspect, height)  # by rounding it could be a bit more
     left, top = (width - box_width) / 2, (height - box_height) / 2
     return left, top, left + box_width, top + box_height
 
