@@ -169,6 +169,11 @@ def _without(split: Arrays, absent: set[str]) -> Arrays:
     """The split but for pictures of these names."""
     pictures, labels = split
     stays = [i for i in range(len(pictures)) if pictures.name(i) not in absent]
+    if not stays:
+        raise ValueError(
+            f"nothing is left of the {len(pictures)} pictures such as {pictures.describe(0)}: "
+            "all of them are broken or missing"
+        )
     return pictures[np.array(stays, dtype=np.int64)], labels[stays]
 
 

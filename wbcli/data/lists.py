@@ -5,6 +5,7 @@ What is wrong in a list is collected, so that `wbcli data check` can show all of
 
 import json
 import os
+import re
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -12,6 +13,8 @@ import numpy as np
 
 from wbcli.data.pictures import Pictures, printable
 from wbcli.data.readers import Problem
+
+WHOLE_NUMBER = re.compile(r"-?[0-9]+")
 
 
 class Listing(NamedTuple):
@@ -75,16 +78,18 @@ def read_coco(path: Path, num_classes: int, root: Path) -> tuple[Listing, list[s
     ]
     problems += [
         Problem(f"{path.name}: an annotation names the image {key!r}, which is not there")
-        for key in label_by_id.keys() - names_by_id.keys()
+        for key in label_by_id
+        if key not in names_by_id
     ]
     names, labels = [], []
     for key, name in names_by_id.items():
         label = label_by_id.get(key)
-        wrong = (
-            "no annotation"
-            if label is None
-            else _wrong(str(name), str(label), num_classes, str(name))
-        )
+        if label is None:
+            wrong = "no annotation"
+        elif type(label) is not int:
+            wrong = f"expected a whole number as category_id, got {label!r}"
+        else:
+            wrong = _wrong(str(name), str(label), num_classes, str(name))
         if wrong:
             problems.append(Problem(f"{path.name}, image {key!r}: {wrong}"))
             continue
@@ -98,13 +103,22 @@ def read_coco(path: Path, num_classes: int, root: Path) -> tuple[Listing, list[s
 
 def _wrong(name: str, label: str, num_classes: int, line: str) -> str | None:
     """What is wrong with one entry."""
-    if not name or not (label.isascii() and label.lstrip("-").isdecimal()):
-        return f"expected a path and a label, got {printable(line[:80])!r}"
+    if not name or not WHOLE_NUMBER.fullmatch(label):
+        return f"expected a path and a label with a space between them, got {printable(line[:80])}"
     if not (len(label) < 10 and 0 <= int(label) < num_classes):
         return f"expected a label from 0 to {num_classes - 1}, got {label[:20]}"
-    if "\0" in name or name.startswith("/") or ".." in PurePosixPath(name).parts:
-        return f"{printable(name[:80])!r} leads out of the data folder"
+    if name.startswith("/") or ".." in PurePosixPath(name).parts:
+        return f"{printable(name[:80])} leads out of the data folder"
+    if "\0" in name or not _encodable(name):
+        return f"{printable(name[:80])} cannot name a file"
     return None
+
+
+def _encodable(name: str) -> bool:
+    try:
+        return bool(os.fsencode(name))
+    except UnicodeEncodeError:
+        return False
 
 
 def _twice(keys: list) -> list:
@@ -113,12 +127,20 @@ def _twice(keys: list) -> list:
 
 
 def missing(pictures: Pictures) -> list[Problem]:
-    """The files that are not there."""
+    """The files that are not there, and what is there in place of a file."""
     root = os.fsencode(pictures.root)
-    return [
-        Problem(f"{pictures.describe(i)} is missing in {pictures.root}", pictures.name(i))
+    absent = [
+        i
         for i, name in enumerate(pictures.names.tolist())
         if not os.path.isfile(os.path.join(root, name))
+    ]
+    what = {True: "is no file", False: "is missing"}
+    return [
+        Problem(
+            f"{pictures.describe(i)} {what[os.path.exists(pictures.path(i))]} in {pictures.root}",
+            pictures.name(i),
+        )
+        for i in absent
     ]
 
 

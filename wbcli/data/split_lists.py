@@ -5,6 +5,7 @@ two lists); Van Horn et al., The iNaturalist Species Classification and Detectio
 2018; Kang et al., Decoupling Representation and Classifier, ICLR 2020 (its lists).
 """
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -28,7 +29,7 @@ class SplitLists:
     def read(self, data_dir: Path) -> Content:
         """Every split, with what is wrong in lists or missing on disk among the problems."""
         root = self.fetch(data_dir)
-        if (root / self.train).is_file():
+        if all((root / name).is_file() for name in (self.train, self.test)):
             train, test = (
                 lists.read_list(root / name, self.num_classes, root)
                 for name in (self.train, self.test)
@@ -70,17 +71,18 @@ def _as_on_disk(listing: Listing, class_names: list[str]) -> Listing:
     def moved(i: int, nested: bool) -> str:
         path = PurePosixPath(listing.pictures.name(i))
         folder = class_names[listing.labels[i]] if nested else ""
-        return str(PurePosixPath(path.parts[0], folder, path.name))
+        return str(PurePosixPath(*path.parts[:1], folder, path.name))
 
     pictures = listing.pictures
-    if pictures.path(0).is_file() or len(PurePosixPath(pictures.name(0)).parts) < 2:
-        return listing
-    for nested in (True, False):
-        if (pictures.root / moved(0, nested)).is_file():
-            names = [moved(i, nested) for i in range(len(pictures))]
-            return listing._replace(
-                pictures=replace(pictures, names=Pictures.of(pictures.root, names).names)
-            )
+    for i in range(len(pictures)):  # the first that is there settles it
+        if os.path.isfile(pictures.path(i)):
+            return listing
+        for nested in (True, False):
+            if os.path.isfile(pictures.root / moved(i, nested)):
+                names = [moved(i, nested) for i in range(len(pictures))]
+                return listing._replace(
+                    pictures=replace(pictures, names=Pictures.of(pictures.root, names).names)
+                )
     return listing
 
 
