@@ -45,6 +45,8 @@ def fetch(data_dir: Path, name: str) -> Path:
     for root in (data_dir / name, data_dir):
         if is_one(root):
             return root
+    if (data_dir / name).is_dir():
+        return data_dir / name  # `read` says what it lacks
     raise FileNotFoundError(
         f"no folder {name} with {LAYOUT} in {data_dir}: name the folder that holds it "
         "with --data-dir"
@@ -86,8 +88,13 @@ def _subfolders(path: Path) -> list[str]:
 
 def _walk(root: Path, below: str) -> tuple[list[str], list[str]]:
     """Pictures and other files below a class folder, relative to the root, in sorted order."""
-    found, others = [], []
-    for folder, folders, files in os.walk(root / below, followlinks=True):
+    found, others, seen = [], [], set()
+    for folder, folders, files in os.walk(root / below, onerror=_fail, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link to a folder above it
+            folders.clear()
+            continue
+        seen.add(real)
         folders.sort()
         relative = os.path.relpath(folder, root)
         for name in sorted(files):
@@ -96,3 +103,7 @@ def _walk(root: Path, below: str) -> tuple[list[str], list[str]]:
                     f"{relative}/{name}"
                 )
     return found, others
+
+
+def _fail(error: OSError) -> None:
+    raise error

@@ -1,0 +1,207 @@
+"""One's own pictures in folders: which classes and files, and what is said of mistakes."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from conftest import write_folder, write_pictures
+from wbcli import data
+from wbcli.data import folder, sources
+
+SPACED = "Große Katze"
+
+
+def names(split) -> list[str]:
+    return [split[0].name(i) for i in range(len(split[0]))]
+
+
+def test_classes_are_the_folders_of_train_in_the_order_of_their_names():
+    write_folder(Path("mine"), {"b": 2, SPACED: 1, "a": 3}, test=1, val=1)
+    content = folder.read(Path(), "mine")
+    assert content.class_names == [SPACED, "a", "b"]
+    assert names(content.train) == [
+        f"train/{SPACED}/0.jpg",
+        *(f"train/a/{i}.jpg" for i in range(3)),
+    ] + [
+        "train/b/0.jpg",
+        "train/b/1.jpg",
+    ]
+    assert content.train[1].tolist() == [0, 1, 1, 1, 2, 2]
+    assert content.test[1].tolist() == content.val[1].tolist() == [0, 1, 2]
+    assert content.notes == []
+
+
+def test_file_names_may_be_anything():
+    files = ["a b.JPG", "é.jpeg", b"\xff\xfe.png", "-q.png", "x" * 200 + ".png", "deep/er/1.png"]
+    write_pictures(Path("mine"), [b"train/\xffcat/" + os.fsencode(name) for name in files])
+    write_pictures(Path("mine"), ["train/dog/1.png", "test/dog/1.png"])
+    content = folder.read(Path(), "mine")
+    assert content.class_names == ["dog", r"\udcffcat"]
+    assert {name.removeprefix("train/\udcffcat/") for name in names(content.train)[1:]} == {
+        os.fsdecode(name) for name in files
+    }
+    assert all(content.train[0].path(i).is_file() for i in range(7))
+
+
+def test_hidden_files_are_passed_over_and_others_are_counted():
+    write_folder(Path("mine"), {"a": 1, "b": 1})
+    for name in ("a/.DS_Store", "a/notes.txt", "b/._0.jpg", ".thumbnails"):
+        Path("mine/train", name).touch()
+    Path("mine/train/.cache").mkdir()
+    content = folder.read(Path(), "mine")
+    assert len(content.train[1]) == 2
+    assert content.notes == [
+        "1 files in mine/train are no pictures by their names and are left out, "
+        "such as train/a/notes.txt"
+    ]
+
+
+def test_links_are_followed_and_a_link_in_a_circle_ends():
+    write_folder(Path("mine"), {"a": 1, "b": 1})
+    write_pictures(Path("elsewhere"), ["1.jpg", "2.jpg"])
+    Path("mine/train/c").symlink_to(Path("elsewhere").resolve())
+    Path("mine/train/a/again").symlink_to(Path("mine/train/a").resolve())
+    content = folder.read(Path(), "mine")
+    assert content.class_names == ["a", "b", "c"]
+    assert names(content.train) == [
+        "train/a/0.jpg",
+        "train/b/0.jpg",
+        "train/c/1.jpg",
+        "train/c/2.jpg",
+    ]
+
+
+def no_class(path):
+    write_folder(path, {"a": 1})
+
+
+def empty_class(path):
+    write_folder(path, {"a": 1, "b": 1})
+    Path(path, "train/c c").mkdir()
+
+
+def empty_test_class(path):
+    write_folder(path, {"a": 1, "b": 1})
+    Path(path, "test/b/0.jpg").unlink()
+    Path(path, "test/b/1.jpg").rename(Path(path, "test/b/1.txt"))
+
+
+def unknown_class(path):
+    write_folder(path, {"a": 1, "b": 1})
+    write_pictures(path, ["val/c/1.jpg"])
+
+
+def class_is_a_file(path):
+    write_folder(path, {"a": 1, "b": 1, "c": 1})
+    Path(path, "train/c/0.jpg").unlink()
+    Path(path, "train/c").rmdir()
+    Path(path, "train/c").touch()
+
+
+def no_test(path):
+    write_pictures(path, ["train/a/1.jpg", "train/b/1.jpg", "validation/a/1.jpg"])
+
+
+def empty_test(path):
+    write_folder(path, {"a": 1, "b": 1}, test=0)
+    Path(path, "test").mkdir()
+
+
+def flat(path):
+    write_pictures(path, ["a/1.jpg", "b/1.jpg"])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (no_class, "mine/train: expected a folder for each class, at least two"),
+        (empty_class, "mine/train/c c holds no picture (.jpg, .jpeg, "),
+        (empty_test_class, "mine/test/b holds no picture (.jpg, .jpeg, "),
+        (unknown_class, "mine/val/c: train/ has no class of that name; its classes are a, b"),
+        (class_is_a_file, "mine/test/c: train/ has no class of that name; its classes are a, b"),
+        (
+            no_test,
+            "mine: expected train/CLASS/picture.jpg and test/CLASS/picture.jpg (val/CLASS/ is "
+            "optional), found no test/ (there is train, validation)",
+        ),
+        (empty_test, "mine/test: expected a folder for each class, there is none"),
+        (flat, "found no train/ (there is a, b)"),
+    ],
+)
+def test_mistakes_are_named(make, message):
+    make("mine")
+    with pytest.raises(ValueError) as error:
+        folder.read(Path(), "mine")
+    assert message in str(error.value)
+
+
+def test_a_folder_that_is_gone_is_looked_for_in_the_data_folder():
+    with pytest.raises(FileNotFoundError) as error:
+        folder.read(Path("data"), "mine")
+    assert "no folder mine with train/CLASS/picture.jpg" in str(error.value)
+    assert "in data: name the folder that holds it with --data-dir" in str(error.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_class_that_may_not_be_read_is_not_an_empty_one():
+    write_folder(Path("mine"), {"a": 1, "b": 1})
+    Path("mine/train/a").chmod(0)
+    try:
+        with pytest.raises(PermissionError, match="mine/train/a"):
+            folder.read(Path(), "mine")
+    finally:
+        Path("mine/train/a").chmod(stat.S_IRWXU)
+
+
+def test_a_folder_is_found_by_its_path_or_in_the_data_folder():
+    write_folder(Path("data/mine"), {"a": 1, "b": 1})
+    here = str(Path("data").resolve())
+    assert sources.locate("data/mine", "elsewhere") == ("mine", here)
+    assert sources.locate("mine", "data") == ("mine", here)
+    assert folder.fetch(Path("data"), "mine") == folder.fetch(Path("data/mine"), "mine")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("here/cifar100lt", "a folder of one's own needs a name of its own, rename it"),
+        ("ghost", "unknown data set 'ghost': choose one of digitslt"),
+        ("file", "or name a folder with train/CLASS/picture.jpg"),
+    ],
+)
+def test_what_names_no_data_set_is_refused(name, message):
+    write_folder(Path("here/cifar100lt"), {"a": 1, "b": 1})
+    Path("file").touch()
+    with pytest.raises(ValueError) as error:
+        sources.locate(name, "data")
+    assert message in str(error.value)
+
+
+def load(**options):
+    return data.load("mine", Path(), imbalance_factor=None, **options)
+
+
+def test_limits_and_a_class_with_a_single_image():
+    write_folder(Path("mine"), {"a": 5, "b": 3, "c": 1})
+    dataset = load()
+    assert dataset.class_counts == [5, 3, 1]
+    assert dataset.limits == {"many": 100, "few": 20}
+    groups = load(limits=(4, 2)).groups()
+    assert {key: mask.tolist() for key, mask in groups.items()} == {
+        "many": [True, False, False],
+        "medium": [False, True, False],
+        "few": [False, False, True],
+    }
+
+
+def test_validation_images_are_those_of_val_or_taken_from_train():
+    write_folder(Path("mine"), {"a": 5, "b": 3, "c": 1})
+    held_out = load(val_per_class=1)
+    assert held_out.class_counts == [4, 2, 1], "the only image of a class stays in training"
+    assert held_out.val.images.name(0) == "train/a/4.jpg"
+    write_pictures(Path("mine"), ["val/a/1.jpg"])
+    assert load().val.images.name(0) == "val/a/1.jpg"
+    with pytest.raises(ValueError, match="--val-per-class: mine has validation images of its own"):
+        load(val_per_class=1)
