@@ -100,24 +100,6 @@ def cifar100(tmp_path_factory):
     return folder, write_cifar100(folder, 500)
 
 
-@pytest.fixture
-def pictures_folder():
-    """Write a folder of one's own pictures: three classes of six, two and one training images."""
-
-    def write(root: Path) -> Path:
-        generator = np.random.default_rng(7)
-        for k, (name, count) in enumerate([("daisy", 6), ("red rose", 2), ("tülip", 1)]):
-            for split, images in [("train", count), ("test", 2)]:
-                (root / split / name).mkdir(parents=True)
-                for i in range(images):
-                    pixels = generator.integers(0, 100, (40, 50, 3), dtype=np.uint8)
-                    pixels[..., k] += 120
-                    Image.fromarray(pixels).save(root / split / name / f"{i} {split}.png")
-        return root
-
-    return write
-
-
 def photo(width: int = 48, height: int = 40, seed: int = 0) -> Image.Image:
     """An RGB picture of soft shapes, as photographs have them: noise, enlarged."""
     noise = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)

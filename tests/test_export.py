@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import write_folder
 from wbcli import data, export, models, predict, runs
 
+FLOWERS = {"daisy": 6, "red rose": 2, "tülip": 1}
 FORMATS = ("torch", "safetensors", "onnx")
 
 
@@ -117,8 +119,8 @@ def test_an_export_of_the_run_is_replaced_and_a_file_of_the_users_is_not(wbcli, 
     assert mine.read_text() == "precious"
 
 
-def test_without_the_data_set_nothing_is_claimed(wbcli, tmp_path, pictures_folder):
-    folder = pictures_folder(tmp_path / "flowers")
+def test_without_the_data_set_nothing_is_claimed(wbcli, tmp_path):
+    folder = write_folder(tmp_path / "flowers", FLOWERS)
     size = ("--image-size", 32, "--arch", "resnet20", "--epochs", 1)
     assert wbcli("stage1", folder, *size, "--name", "mine").code == 0
     folder.rename(tmp_path / "moved")
