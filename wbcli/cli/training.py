@@ -106,8 +106,8 @@ def stage2_command(
             needs_extra("study", "optuna", "matplotlib")
             options = _tuned(runs_dir, reference, parent.config(), options)
         settings = config.resolve_stage2(parent.config(), reference, options)
-        if views and not features.can_cache(settings):
-            raise ValueError("--views: features are cached with --layers 1 and --recipe paper only")
+        if views and not features.is_frozen(settings):
+            raise ValueError("--views: the network stands still with --layers 1 and --recipe paper only")
     if settings.checkpoint == "best-on-test" and parent.config().checkpoint == "last":
         console.warn(
             f"{parent.name} was trained by the recipe paper and kept no best-on-test "

@@ -15,7 +15,7 @@ from torch import Tensor
 from wbcli.data import Split, pictures
 from wbcli.data.pictures import BrokenPicture
 from wbcli.data.sources import Source
-from wbcli.data.workers import PIECE, Workers
+from wbcli.data.workers import Workers
 
 IN_ORDER = -1  # in the place of an epoch: evaluation
 
@@ -67,27 +67,19 @@ class PictureBatches:
         yield from self._normalised(parts, 0, IN_ORDER)
 
     def decoded(self, parts: list[np.ndarray], seed: int, epoch: int) -> Iterator[Tensor]:
-        """The pictures of each part, uint8 [B, S, S, 3], in the memory of the host."""
-        pieces = [
-            (seed, epoch, part[start : start + PIECE])
-            for part in parts
-            for start in range(0, len(part), PIECE)
-        ]
+        """The pictures of each part, uint8 [B, S, S, 3]; gone when the next ones are asked for."""
         if self.workers is None:
-            self.workers = Workers(self.decoder, self.shape, self.batch_size)
-        decoded = self.workers.run(pieces)
-        pinned = self.labels.is_cuda
-        for part in parts:
-            batch = torch.empty((len(part), *self.shape), dtype=torch.uint8, pin_memory=pinned)
-            for start in range(0, len(part), PIECE):
-                batch[start : start + PIECE] = next(decoded)
-            yield batch
+            largest = min(self.batch_size + 1, self.size)  # a last picture joins the batch before
+            self.workers = Workers(self.decoder, self.shape, largest)
+        return self.workers.run(seed, epoch, parts)
 
     def _normalised(
         self, parts: list[np.ndarray], seed: int, epoch: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
         device = self.labels.device
         for part, images in zip(parts, self.decoded(parts, seed, epoch), strict=True):
+            if self.labels.is_cuda:
+                images = images.pin_memory()
             labels = self.labels[torch.from_numpy(part).to(device, non_blocking=True)]
             yield self.normalise(images.to(device, non_blocking=True)), labels
 

@@ -1,7 +1,7 @@
-"""Processes that decode pictures into shared memory, in pieces, in order.
+"""Processes that decode the pictures of batches into shared memory, in order.
 
-The memory is a ring of slots that is mapped once: no page is touched for the first time while
-an epoch goes on, which on many machines costs more than copying the pictures.
+The memory is a ring of batches that is mapped once: no page is touched for the first time while
+an epoch goes on, and the pictures are where the batch wants them.
 
 Legend: B batch, S side of the crop.
 """
@@ -19,30 +19,42 @@ from torch import Tensor
 
 from wbcli.data import pictures
 
-PIECE = 16  # pictures that a process decodes at a time
+PIECE = 8  # pictures that a process decodes at a time
+AHEAD = 6  # pieces that are decoded ahead for each process, at least
 PATIENCE = 5.0  # seconds after which an idle process looks whether its parent lives
+KILLED = (
+    "a process that decodes pictures was killed, perhaps for want of memory: "
+    "lower --workers, --batch-size or --image-size"
+)
 
-Piece = tuple[int, int, np.ndarray]  # seed, epoch, index [≤ PIECE]
-Decode = Callable[[int, int, int], np.ndarray]
+Decode = Callable[[int, int, int], np.ndarray]  # seed, epoch, index → uint8 [S, S, 3]
 
 
 class Workers:
-    """`decode` over pieces, by as many processes as `pictures.workers_to_use` says.
+    """`decode` over batches, by as many processes as `pictures.workers_to_use` says.
 
     With none of them it decodes in this process. They start when first needed, and end with
     this object or with its process, however that ends.
+
+    Args:
+        shape: of a picture.
+        batch_size: of the largest batch.
     """
 
     def __init__(self, decode: Decode, shape: tuple[int, ...], batch_size: int):
-        self.decode, self.shape = decode, shape
+        self.decode = decode
         self.count = pictures.workers_to_use()
-        self.num_slots = max(1, self.count) + max(2 * self.count, 2 * -(-batch_size // PIECE))
-        self.slots = np.empty(0, dtype=np.uint8)
+        ahead = max(1, -(-AHEAD * self.count * PIECE // batch_size))
+        self.shape = (1 + ahead if self.count else 1, batch_size, *shape)
+        self.slots = np.empty(0, dtype=np.uint8)  # [slots, B, S, S, 3]
         self.pipes: list[Connection] = []
         self.stop: Callable[[], None] | None = None
 
-    def run(self, pieces: list[Piece]) -> Iterator[Tensor]:
-        """uint8 [≤ PIECE, *shape] of each piece in order; each is gone when the next is asked for.
+    def run(self, seed: int, epoch: int, batches: list[np.ndarray]) -> Iterator[Tensor]:
+        """uint8 [B, S, S, 3] of each batch in order; each is gone when the next is asked for.
+
+        Args:
+            batches: int64 [B] each, the pictures.
 
         Raises:
             BrokenPicture, OSError: what `decode` raised, in its turn.
@@ -52,44 +64,52 @@ class Workers:
             self._start()
         finished = False
         try:
-            yield from self._run(pieces) if self.pipes else self._run_here(pieces)
+            for slot, index in self._filled(seed, epoch, batches):
+                yield torch.from_numpy(self.slots[slot, : len(index)])
             finished = True
         finally:
             if not finished:  # an error, Ctrl-C, or nobody wants the rest
                 self._end()
 
-    def _run_here(self, pieces: list[Piece]) -> Iterator[Tensor]:
-        for piece in pieces:
-            _decode(self.decode, piece, self.slots[0])
-            yield torch.from_numpy(self.slots[0, : len(piece[2])])
-
-    def _run(self, pieces: list[Piece]) -> Iterator[Tensor]:
-        free, sent = list(range(self.num_slots)), 0
-        slot_of: dict[int, int] = {}  # piece → slot, of what was sent
+    def _filled(
+        self, seed: int, epoch: int, batches: list[np.ndarray]
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """The slot of each batch, once it is full; free again when the next is asked for."""
         waiting = dict.fromkeys(self.pipes, 0)  # pieces that each process has before it
-        done: dict[int, Exception | None] = {}
-        for number, piece in enumerate(pieces):
-            while free and sent < len(pieces):
+        missing: dict[int, int] = {}  # batch → pieces that are not yet decoded
+        broken: dict[int, Exception] = {}
+        free, sent = list(range(len(self.slots))), 0
+        slot_of: dict[int, int] = {}
+        for number, index in enumerate(batches):
+            while free and sent < len(batches):
                 slot_of[sent] = free.pop()
-                pipe = min(waiting, key=waiting.__getitem__)
-                _send(pipe, (sent, slot_of[sent], pieces[sent]))
-                waiting[pipe] += 1
+                pieces = _pieces(batches[sent])
+                missing[sent] = len(pieces)
+                for start, piece in pieces:
+                    task = (sent, slot_of[sent], start, seed, epoch, piece)
+                    if not self.pipes:
+                        _decode(self.decode, self.slots, task)
+                        missing[sent] -= 1
+                        continue
+                    pipe = min(waiting, key=waiting.__getitem__)
+                    _send(pipe, task)
+                    waiting[pipe] += 1
                 sent += 1
-            while number not in done:
+            while missing[number]:
                 for pipe in wait(self.pipes):
                     which, error = _receive(pipe)
                     waiting[pipe] -= 1
-                    done[which] = error
-            if error := done.pop(number):
-                raise error
-            slot = slot_of.pop(number)
-            yield torch.from_numpy(self.slots[slot, : len(piece[2])])
-            free.append(slot)
+                    missing[which] -= 1
+                    if error:
+                        broken.setdefault(which, error)
+            if number in broken:
+                raise broken[number]
+            yield slot_of[number], index
+            free.append(slot_of.pop(number))
 
     def _start(self) -> None:
-        shape = (self.num_slots if self.count else 1, PIECE, *self.shape)
-        memory = mmap.mmap(-1, int(np.prod(shape)))  # not in /dev/shm, which may be small
-        self.slots = np.frombuffer(memory, dtype=np.uint8).reshape(shape)
+        memory = mmap.mmap(-1, int(np.prod(self.shape)))  # not in /dev/shm, which may be small
+        self.slots = np.frombuffer(memory, dtype=np.uint8).reshape(self.shape)
         context, processes = get_context("fork"), []
         for _ in range(self.count):
             ours, theirs = context.Pipe()
@@ -107,10 +127,14 @@ class Workers:
         self.pipes, self.slots = [], np.empty(0, dtype=np.uint8)
 
 
-def _decode(decode: Decode, piece: Piece, slot: np.ndarray) -> None:
-    seed, epoch, index = piece
-    for place, i in enumerate(index.tolist()):
-        slot[place] = decode(seed, epoch, i)
+def _pieces(index: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    return [(start, index[start : start + PIECE]) for start in range(0, len(index), PIECE)]
+
+
+def _decode(decode: Decode, slots: np.ndarray, task: tuple) -> None:
+    _, slot, start, seed, epoch, piece = task
+    for place, i in enumerate(piece.tolist(), start=start):
+        slots[slot, place] = decode(seed, epoch, i)
 
 
 def _work(pipe: Connection, decode: Decode, slots: np.ndarray, parent: int) -> None:
@@ -120,13 +144,13 @@ def _work(pipe: Connection, decode: Decode, slots: np.ndarray, parent: int) -> N
     while os.getppid() == parent:
         if not pipe.poll(PATIENCE):
             continue
-        number, slot, piece = pipe.recv()
+        task = pipe.recv()
         error = None
         try:
-            _decode(decode, piece, slots[slot])
+            _decode(decode, slots, task)
         except Exception as caught:  # it is the parent's to raise
             error = caught
-        pipe.send((number, error))
+        pipe.send((task[0], error))
 
 
 def _send(pipe: Connection, message: tuple) -> None:
@@ -141,12 +165,6 @@ def _receive(pipe: Connection) -> tuple[int, Exception | None]:
         return pipe.recv()
     except (EOFError, OSError) as error:
         raise RuntimeError(KILLED) from error
-
-
-KILLED = (
-    "a process that decodes pictures was killed, perhaps for want of memory: "
-    "lower --workers, --batch-size or --image-size"
-)
 
 
 def _stop(processes: list, pipes: list[Connection]) -> None:
