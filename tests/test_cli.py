@@ -266,7 +266,7 @@ MISTAKES_WITH_A_RUN = [
     (
         ["stage2", "first", "--views", "2", "--layers", "2"],
         2,
-        "features are cached with --layers 1",
+        "the network stands still with --layers 1",
     ),
     (["stage2", "first", "--views", "2", "--recipe", "released"], 2, "--recipe paper only"),
     (["stage2", "first", "--layers", "3"], 2, "'3' is not one of '1', '2', '5'"),
