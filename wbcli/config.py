@@ -145,6 +145,7 @@ class Config:
     batch_size: int = 64
     accumulate: int = 1  # parts of a batch that go through the network one after another
     compile: bool = False
+    graph: bool = False  # whole steps as CUDA graphs
     schedule: str = "from-lr"  # or to-zero: one epoch further along the cosine
     radius: float | None = None
     maxnorm: float | None = None
@@ -171,6 +172,8 @@ class Config:
             _check_number("imbalance-factor", self.imbalance_factor, low=1)
         if self.image_size is not None:
             _check_number("image-size", self.image_size, low=8, high=4096)
+        if self.graph and self.compile:
+            raise ValueError("--graph and --compile exclude each other: give one of them")
         if self.limits is not None:
             _check_limits(*self.limits)
         _check_number("val-per-class", self.val_per_class, low=0)
@@ -256,7 +259,7 @@ def resolve_stage2(parent: Config, parent_name: str, options: dict[str, Any]) ->
 def stage2_options(settings: Config, given: dict[str, Any]) -> dict[str, Any]:
     """The options with which `resolve_stage2` makes `settings` again, but for what is given."""
     keys = ("recipe", "loss", "beta", "wd", "lr", "momentum", "epochs", "batch_size", "project")
-    keys += ("layers", "views", "cache", "accumulate", "compile", "deterministic", "seed")
+    keys += ("layers", "views", "cache", "accumulate", "compile", "graph", "deterministic", "seed")
     keys += ("imbalance_factor", "imbalance_type")
     options = {key: getattr(settings, key) for key in keys}
     constraint = {"maxnorm": settings.maxnorm, "radius": settings.radius}

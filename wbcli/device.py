@@ -69,9 +69,14 @@ def _keep_pages() -> None:
             libc.mallopt(option, value)
 
 
-def autocast(device: torch.device, precision: str) -> AbstractContextManager:
-    """bf16 autocast for `bf16`, nothing for `fp32` and `tf32`."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+def autocast(device: torch.device, precision: str, *, cache: bool = True) -> AbstractContextManager:
+    """bf16 autocast for `bf16`, nothing for `fp32` and `tf32`.
+
+    Args:
+        cache: keep a weight's bf16 form within a step (not while a CUDA graph is captured).
+    """
+    bf16 = precision == "bf16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=cache)
 
 
 def free_bytes(device: torch.device) -> int:

@@ -34,6 +34,7 @@ class Listener:
 
     on_batch: Callable[[int], None] = ignore  # images of the step
     on_epoch: Callable[[dict], None] = ignore  # the epoch's metrics
+    on_note: Callable[[str], None] = ignore  # what the user should know
 
 
 def train(
@@ -92,6 +93,7 @@ def train(
         settings,
         first_epoch=first_epoch,
         on_batch=listener.on_batch,
+        on_note=listener.on_note,
     ):
         seconds = time.perf_counter() - started
         row |= {"seconds": seconds, "images_per_second": batches.size / seconds}

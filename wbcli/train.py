@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from wbcli.config import Config
 from wbcli.data.batches import Batches
 from wbcli.device import autocast
+from wbcli.graph import GraphedEpochs
 from wbcli.losses import LOSSES
 from wbcli.models import set_training_mode
 from wbcli.optim import SGD, project
@@ -27,6 +28,7 @@ def fit(
     *,
     first_epoch: int = 0,
     on_batch: Callable[[int], None] = lambda images: None,
+    on_note: Callable[[str], None] = lambda text: None,
 ) -> Iterator[dict[str, float]]:
     """Train epoch after epoch; after each, yield its epoch (from 1), lr, train loss and accuracy.
 
@@ -37,35 +39,25 @@ def fit(
         config: loss, lr schedule, epochs, seed, precision, projection, batch norm.
         first_epoch: epochs that are done already.
         on_batch: told the number of images after every step.
+        on_note: told why the steps are not captured as CUDA graphs, where that was asked for.
 
     Raises:
         ArithmeticError: the loss of an epoch is NaN or infinite.
     """
-    loss_function = LOSSES[config.loss]
-    device = batches.labels.device
+    step = _Step(network, optimizer, class_weights, config, batches.labels.device)
+    graphs = _capture(step, batches, on_note) if config.graph else None
     for epoch in range(first_epoch, config.epochs):
         lr = config.lr_at(epoch)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        set_training_mode(network, config.frozen_batch_norm)
-        loss_sum = torch.zeros((), device=device)
-        hits = torch.zeros((), dtype=torch.int64, device=device)
-        for images, labels in batches.train(config.seed, epoch):
-            optimizer.zero_grad()
-            for part, answers in _parts(images, labels, config.accumulate):
-                with autocast(device, config.precision):
-                    logits = network(part)
-                loss = loss_function(logits.float(), answers, class_weights[answers])
-                if len(answers) < len(labels):
-                    loss = loss * (len(answers) / len(labels))
-                loss.backward()
-                loss_sum += loss.detach() * len(labels)
-                hits += (logits.argmax(1) == answers).sum()
-            optimizer.step()
-            on_batch(len(labels))
+        step.start_epoch(lr)
+        if graphs:
+            graphs.train(config.seed, epoch, on_batch)
+        else:
+            for images, labels in batches.train(config.seed, epoch):
+                step(images, labels)
+                on_batch(len(labels))
         if config.project == "epoch":
             project(optimizer)
-        train_loss = loss_sum.item() / batches.size
+        train_loss = step.loss_sum.item() / batches.size
         if not math.isfinite(train_loss):
             raise ArithmeticError(
                 f"the training loss became {train_loss} in epoch {epoch + 1} "
@@ -75,8 +67,73 @@ def fit(
             "epoch": epoch + 1,
             "lr": lr,
             "train_loss": train_loss,
-            "train_accuracy": 100 * hits.item() / batches.size,
+            "train_accuracy": 100 * step.hits.item() / batches.size,
         }
+
+
+class _Step:
+    """An optimiser step on (images, labels); sums losses and hits of an epoch on the device."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        class_weights: Tensor,
+        config: Config,
+        device: torch.device,
+    ):
+        self.network, self.optimizer = network, optimizer
+        self.class_weights, self.config, self.device = class_weights, config, device
+        self.loss_function = LOSSES[config.loss]
+        self.loss_sum = torch.zeros((), device=device)
+        self.hits = torch.zeros((), dtype=torch.int64, device=device)
+        self.lr = torch.zeros((), device=device) if config.graph else None
+
+    def start_epoch(self, lr: float) -> None:
+        if self.lr is not None:  # captured: the tensor stays, its value changes
+            self.lr.fill_(lr)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr if self.lr is None else self.lr
+        set_training_mode(self.network, self.config.frozen_batch_norm)
+        self.loss_sum.zero_()
+        self.hits.zero_()
+
+    def __call__(self, images: Tensor, labels: Tensor) -> None:
+        self.optimizer.zero_grad()
+        for part, answers in _parts(images, labels, self.config.accumulate):
+            with autocast(self.device, self.config.precision, cache=not self.config.graph):
+                logits = self.network(part)
+            loss = self.loss_function(logits.float(), answers, self.class_weights[answers])
+            if len(answers) < len(labels):
+                loss = loss * (len(answers) / len(labels))
+            loss.backward()
+            self.loss_sum += loss.detach() * len(labels)
+            self.hits += (logits.argmax(1) == answers).sum()
+        self.optimizer.step()
+
+    def state(self) -> list[Tensor]:
+        """Every tensor that a step changes; momentum exists from here on, as zeros."""
+        for group in self.optimizer.param_groups:
+            for p in group["params"]:
+                if group["momentum"] and "momentum_buffer" not in self.optimizer.state[p]:
+                    self.optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        buffers = [state["momentum_buffer"] for state in self.optimizer.state.values() if state]
+        return [*self.network.state_dict().values(), *buffers, self.loss_sum, self.hits]
+
+
+def _capture(step: _Step, batches: Batches, on_note: Callable[[str], None]) -> GraphedEpochs | None:
+    """The epochs as CUDA graphs; None, and a note that says why, where they cannot be captured."""
+    step.start_epoch(0.0)
+    if not isinstance(batches, Batches):
+        on_note("--graph: only images in memory can be captured; training goes on without graphs")
+        return None
+    try:
+        return GraphedEpochs(batches, step, step.state())
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        on_note(f"--graph: the step cannot be captured ({reason}); it goes on without graphs")
+        step.lr = None
+        return None
 
 
 def _parts(images: Tensor, labels: Tensor, count: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -141,6 +141,12 @@ def setting_options(command: Callable) -> Callable:
             "but that batch norm sees the parts.",
         ),
         click.option("--compile", is_flag=True, default=None, help="torch.compile the network."),
+        click.option(
+            "--graph",
+            is_flag=True,
+            default=None,
+            help="Capture whole steps as CUDA graphs (images in memory).",
+        ),
         click.option("--arch", type=click.Choice(config.ARCHS), help="Network."),
         click.option("--loss", type=click.Choice(config.LOSSES)),
         click.option("--beta", type=float, help="β of the class-balanced losses, in [0, 1)."),
@@ -320,6 +326,8 @@ def on_device(name: str, options: dict, data_dir: Path | None) -> tuple:
     from wbcli import device as devices
 
     device = devices.resolve(name)
+    if options.get("graph") and device.type != "cuda":
+        raise ValueError("--graph captures CUDA graphs: it needs a CUDA device, here is none")
     options = options | {"precision": devices.resolve_precision(options["precision"], device)}
     if data_dir is not None:
         options["data_dir"] = str(data_dir.resolve())

@@ -107,7 +107,9 @@ def stage2_command(
             options = _tuned(runs_dir, reference, parent.config(), options)
         settings = config.resolve_stage2(parent.config(), reference, options)
         if views and not features.is_frozen(settings):
-            raise ValueError("--views: the network stands still with --layers 1 and --recipe paper only")
+            raise ValueError(
+                "--views: the network stands still with --layers 1 and --recipe paper only"
+            )
     if settings.checkpoint == "best-on-test" and parent.config().checkpoint == "last":
         console.warn(
             f"{parent.name} was trained by the recipe paper and kept no best-on-test "
@@ -178,7 +180,7 @@ def _train(
             _resumable(run, settings),
             console.Progress(settings.epochs, first, len(dataset.train.labels)) as progress,
         ):
-            listener = stages.Listener(progress.on_batch, progress.on_epoch)
+            listener = stages.Listener(progress.on_batch, progress.on_epoch, console.warn)
             stages.train(settings, run, dataset, device, runs_dir, listener)
     rows = run.metrics()
     if not rows:

@@ -53,7 +53,7 @@ class Batches:
 
     def order(self, seed: int, epoch: int) -> Tensor:
         """The images of an epoch in their order, int64 [N] on the device."""
-        return self._draw(seed, epoch)[0].to(self.labels.device)
+        return self.draw(seed, epoch)[0].to(self.labels.device)
 
     def train(
         self, seed: int, epoch: int, view: int | None = None
@@ -62,14 +62,18 @@ class Batches:
 
         With `view` the crops and flips are those of that epoch.
         """
-        draws = self._draw(seed, epoch)  # [4, N]
+        draws = self.draw(seed, epoch)  # [4, N]
         if view not in (None, epoch):
-            others = self._draw(seed, view)
+            others = self.draw(seed, view)
             draws = others[:, others[0].argsort()[draws[0]]]
         draws = draws.to(self.labels.device)
         for start, stop in bounds(self.size, self.batch_size):
-            index, top, left, mirrored = draws[:, start:stop]
-            yield self._crop(index, top, left, mirrored.bool()), self.labels[index]
+            yield self.take(draws[:, start:stop])
+
+    def take(self, draws: Tensor) -> tuple[Tensor, Tensor]:
+        """The batch of these draws [4, B], on the device: see `draw_epoch`."""
+        index, top, left, mirrored = draws
+        return self._crop(index, top, left, mirrored.bool()), self.labels[index]
 
     def evaluate(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image once, in order, uncropped."""
@@ -79,7 +83,8 @@ class Batches:
             images = self.images[start:stop, p : p + self.height, p : p + self.width]
             yield self.normalise(images), self.labels[start:stop]
 
-    def _draw(self, seed: int, epoch: int) -> Tensor:
+    def draw(self, seed: int, epoch: int) -> Tensor:
+        """What the epoch draws, int64 [4, N] on the CPU."""
         return draw_epoch(self.size, self.padding, self.flip, seed, epoch)
 
     def _crop(self, index: Tensor, top: Tensor, left: Tensor, mirrored: Tensor) -> Tensor:

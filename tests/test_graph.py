@@ -1,0 +1,107 @@
+"""Graphed epochs: the same steps as eager ones, whoever records them."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from test_train import CPU, equal, stage1
+from wbcli import data, graph, models
+from wbcli.data.batches import batches_of
+from wbcli.losses import class_balanced_weights
+from wbcli.train import fit, make_optimizer
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.for_run(stage1())
+
+
+def train(digits, device=CPU, **options):
+    """Metrics and weights after two epochs on the digits, the last batch being a smaller one."""
+    settings = replace(stage1(), batch_size=48, **options)
+    torch.manual_seed(0)
+    network = models.for_run(settings, digits).to(device, memory_format=torch.channels_last)
+    weight = network.classifier.weight
+    constrained = [weight] if settings.constraint() else []
+    parameters = list(network.parameters())
+    optimizer = make_optimizer(
+        parameters, constrained, [settings.radius] * len(constrained), settings
+    )
+    weights = class_balanced_weights(digits.class_counts).float().to(device)
+    batches, notes, seen = batches_of(digits, "train", device, 48), [], []
+    rows = list(
+        fit(
+            network,
+            batches,
+            optimizer,
+            weights,
+            settings,
+            on_batch=seen.append,
+            on_note=notes.append,
+        )
+    )
+    return rows, network.state_dict(), notes, seen
+
+
+def replay_eagerly(run, state):
+    """A recorder that warms up and restores as a capture does, and replays by running again."""
+    before = [tensor.clone() for tensor in state]
+    run()
+    with torch.no_grad():
+        for tensor, value in zip(state, before, strict=True):
+            tensor.copy_(value)
+    return run
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"radius": 0.3}, {"unit_norm": True}, {"accumulate": 2}, {"loss": "cb"}],
+    ids=str,
+)
+def test_replayed_steps_are_the_eager_ones(digits, monkeypatch, options):
+    monkeypatch.setattr(graph, "record", replay_eagerly)
+    rows, weights, notes, seen = train(digits, graph=True, **options)
+    eager = train(digits, **options)
+    assert rows == eager[0]
+    assert equal(weights, eager[1])
+    assert seen == eager[3] == 2 * [48, 48, 48, 48, 48, 47]
+    assert notes == []
+
+
+def test_what_cannot_be_captured_is_said_and_trained_eagerly(digits, monkeypatch):
+    def fail(run, state):
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    monkeypatch.setattr(graph, "record", fail)
+    _, weights, notes, _ = train(digits, graph=True)
+    assert notes == [
+        "--graph: the step cannot be captured (operation not permitted when stream is capturing); "
+        "it goes on without graphs"
+    ]
+    assert equal(weights, train(digits)[1])
+
+
+def test_graphs_need_a_gpu(wbcli):
+    result = wbcli("stage1", "digitslt", "--graph", "--device", "cpu")
+    assert result.code == 2
+    assert "--graph captures CUDA graphs: it needs a CUDA device, here is none" in result.err
+
+
+def test_graph_and_compile_exclude_each_other():
+    with pytest.raises(ValueError, match="--graph and --compile exclude each other"):
+        stage1(graph=True, compile=True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_captured_steps_are_the_eager_ones_on_a_gpu(digits):
+    device = torch.device("cuda", 0)
+    torch.use_deterministic_algorithms(True)
+    try:
+        rows, weights, notes, _ = train(digits, device, graph=True, radius=0.3)
+        eager = train(digits, device, radius=0.3)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert notes == []
+    assert rows == eager[0]
+    assert equal(weights, eager[1])

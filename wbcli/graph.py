@@ -1,0 +1,80 @@
+"""Whole training steps as CUDA graphs: crop, forward, backward, optimiser, replayed by one call.
+
+A step of a small network is hundreds of kernels, and launching them takes longer than running
+them. The graph draws its images itself: it holds the epoch's order, crops and flips, and a
+position in them that it moves on. The learning rate is a tensor. An epoch has two sizes of
+batch, so there are two graphs, and nothing runs outside them.
+
+Legend: N images, B batch.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from wbcli.data.batches import Batches
+from wbcli.data.loader import bounds
+
+WARM_UP = 3  # steps before a capture, which let libraries allocate what they keep
+Step = Callable[[Tensor, Tensor], None]
+
+
+def record(run: Callable[[], None], state: list[Tensor]) -> Callable[[], None]:
+    """Capture `run` on the current GPU; returns its replay.
+
+    Args:
+        state: every tensor that `run` changes and that outlives it; warming up leaves no trace.
+
+    Raises:
+        RuntimeError: something in it cannot be captured.
+    """
+    before = [tensor.clone() for tensor in state]
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UP):
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            run()
+    finally:
+        with torch.no_grad():
+            for tensor, value in zip(state, before, strict=True):
+                tensor.copy_(value)
+    return graph.replay
+
+
+class GraphedEpochs:
+    """The training epochs of a split in memory, a graph for each size of batch.
+
+    Args:
+        step: one optimiser step on (images, labels), which waits for nothing on the host.
+        state: see `record`; with what `step` sums up.
+    """
+
+    def __init__(self, batches: Batches, step: Step, state: list[Tensor]):
+        self.batches, self.step = batches, step
+        self.bounds = bounds(batches.size, batches.batch_size)
+        device = batches.labels.device
+        self.draws = batches.draw(0, 0).to(device)  # [4, N], of the epoch
+        self.position = torch.zeros((), dtype=torch.int64, device=device)
+        self.replays = {
+            size: record(lambda size=size: self._run(size), [*state, self.position])
+            for size in sorted({stop - start for start, stop in self.bounds})
+        }
+
+    def train(self, seed: int, epoch: int, on_batch: Callable[[int], None]) -> None:
+        """One epoch; the batches are those of `Batches.train`."""
+        self.draws.copy_(self.batches.draw(seed, epoch))
+        self.position.zero_()
+        for start, stop in self.bounds:
+            self.replays[stop - start]()
+            on_batch(stop - start)
+
+    def _run(self, size: int) -> None:
+        places = self.position + torch.arange(size, device=self.position.device)
+        self.step(*self.batches.take(self.draws[:, places]))
+        self.position += size
