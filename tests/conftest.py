@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import signal
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -119,9 +120,8 @@ def write_pictures(root: Path, names: list[str | bytes], size: int = 12) -> None
         path = os.path.join(os.fsencode(root), os.fsencode(name))
         os.makedirs(os.path.dirname(path), exist_ok=True)
         kind = "PNG" if path.lower().endswith(b".png") else "JPEG"
-        seed = int.from_bytes(os.fsencode(name)[-12:], "big")
         with open(path, "wb") as file:
-            file.write(encoded(photo(size, size, seed), kind))
+            file.write(encoded(photo(size, size, zlib.crc32(os.fsencode(name))), kind))
 
 
 def write_folder(root: Path, train: dict[str, int], test: int = 2, val: int = 0) -> Path:

@@ -137,6 +137,12 @@ def test_mistakes_are_named(make, message):
     assert message in str(error.value)
 
 
+def test_train_itself_is_not_taken_for_the_folder_that_holds_it():
+    write_folder(Path("mine"), {"a": 1, "b": 1})
+    with pytest.raises(ValueError, match=r"mine/train: expected .* \(there is a, b\)"):
+        folder.read(Path("mine"), "train")
+
+
 def test_a_folder_that_is_gone_is_looked_for_in_the_data_folder():
     with pytest.raises(FileNotFoundError) as error:
         folder.read(Path("data"), "mine")

@@ -11,18 +11,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from wbcli import data, evaluate
 from wbcli.config import Config
 from wbcli.data import pictures, sources
 from wbcli.data.loader import Normalise
 from wbcli.data.pictures import EXTENSIONS, BrokenPicture
+from wbcli.data.workers import by_workers
 from wbcli.device import autocast
 from wbcli.models import Network
 from wbcli.runs import Run
 
-BATCH = 64
+BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -52,19 +53,19 @@ class Model:
 
 
 class Files(Dataset):
-    """Pictures as the network takes them: uint8 [H, W, C], or the reason why not."""
+    """Pictures of a slice as the network takes them, uint8 [H, W, C], or why there is none."""
 
     def __init__(self, paths: list[Path], model: Model):
         self.paths, self.image = paths, model.image
         self.whole = model.config.image_size is None
 
-    def __len__(self) -> int:
-        return len(self.paths)
+    def __getitem__(self, part: slice) -> list[np.ndarray | str]:
+        return [self.read(path) for path in self.paths[part]]
 
-    def __getitem__(self, i: int) -> np.ndarray | str:
+    def read(self, path: Path) -> np.ndarray | str:
         channels, height, width = self.image
         try:
-            content = pictures.read_bytes(self.paths[i])
+            content = pictures.read_bytes(path)
             crop = pictures.eval_crop
             if self.whole:  # small images come without a margin to cut off
                 crop = lambda w, h: pictures.centre_crop(w, h, aspect=width / height)  # noqa: E731
@@ -134,16 +135,8 @@ def predict(
     """
     network = model.network.to(device, memory_format=torch.channels_last).eval()
     normalise = Normalise(model.source, device)
-    workers = min(pictures.workers_to_use(), len(paths) // BATCH)
-    loader = DataLoader(
-        Files(paths, model),
-        BATCH,
-        num_workers=workers,
-        collate_fn=list,
-        worker_init_fn=pictures.leave_signals_to_the_parent,
-    )
-    start = 0
-    for batch in loader:
+    parts = [slice(start, start + BATCH) for start in range(0, len(paths), BATCH)]
+    for part, batch in zip(parts, by_workers(Files(paths, model), parts), strict=True):
         whole = [image for image in batch if not isinstance(image, str)]
         answers = iter(())
         if whole:
@@ -151,9 +144,8 @@ def predict(
             with autocast(device, precision):
                 logits = evaluate.logits_of(network, images, model.config.tta)
             answers = iter(_best(model, logits, top))
-        for path, image in zip(paths[start : start + BATCH], batch, strict=True):
+        for path, image in zip(paths[part], batch, strict=True):
             yield path, image if isinstance(image, str) else next(answers)
-        start += BATCH
 
 
 def _best(model: Model, logits: torch.Tensor, top: int) -> list[list[dict[str, Any]]]:

@@ -303,7 +303,7 @@ def fingerprint(settings: dict[str, Any]) -> str:
     """Eight characters that differ for different settings (where the data lie is none)."""
     kept = {key: value for key, value in settings.items() if key != "data_dir"}
     text = json.dumps(kept, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:8]
 
 
 def part(studies: Path, config: Config) -> Run:
@@ -318,7 +318,7 @@ def is_run_of(run: Run, config: Config) -> bool:
 
 def read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
@@ -328,7 +328,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     with replacing(path) as partial:
-        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        partial.write_bytes(text.encode("utf-8", "backslashreplace"))  # names of undecodable bytes
 
 
 @contextmanager

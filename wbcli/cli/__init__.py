@@ -63,6 +63,7 @@ def cli():
 def main(args: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     signal.signal(signal.SIGTERM, _terminate)
+    sys.stdout.reconfigure(errors="backslashreplace")  # file names may be any bytes
     try:
         code = cli.main(args, prog_name="wbcli", standalone_mode=False)
         sys.stdout.flush()

@@ -131,7 +131,8 @@ def check_command(name, as_json, data_dir, runs_dir, device, **options):
         for problem in problems:
             click.echo(problem)
         counted = ", ".join(f"{count} {split}" for split, count in found.images.items())
-        click.echo(f"{settings.dataset}: {counted} images; {len(problems) or 'no'} problems")
+        count = f"{len(problems) or 'no'} problem" + "s" * (len(problems) != 1)
+        click.echo(f"{settings.dataset}: {counted} images; {count}")
     if problems:
         raise SystemExit(1)
 

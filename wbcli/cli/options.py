@@ -266,18 +266,27 @@ def load(settings: config.Config):
 
 def without_broken(settings: config.Config) -> config.Config:
     """The settings without broken and missing files; says which, and what that changes."""
-    problems = examine_files(settings).problems
-    files = sorted({problem.file for problem in problems if problem.file})
-    for problem in problems:
+    found = examine_files(settings)
+    files = sorted({problem.file for problem in found.problems if problem.file})
+    for problem in found.problems:
         console.warn(problem.text)
     settings = replace(settings, left_out=tuple(files) or None)
     if files:
         dataset = load(settings)
         console.say(
-            f"left out: {len(files)} files; {len(dataset.train.labels)} training and "
-            f"{len(dataset.test.labels)} test images stay"
+            f"left out: {len(files)} files; training counts now "
+            f"{shortened(dataset.original_counts)} (were {shortened(found.class_counts)}), "
+            f"{len(dataset.test.labels)} test images (were {found.images['test']})"
         )
     return settings
+
+
+def shortened(counts: list[int]) -> str:
+    """Class counts for a message, of hundreds of classes the first and the last."""
+    if len(counts) <= 200:
+        return str(counts)
+    ends = [", ".join(map(str, part)) for part in (counts[:5], counts[-5:])]
+    return f"[{ends[0]}, …, {ends[1]}]"
 
 
 def examine_files(settings: config.Config):

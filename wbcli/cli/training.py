@@ -20,6 +20,7 @@ from wbcli.cli.options import (
     needs_extra,
     on_device,
     reference_to,
+    shortened,
     training_options,
     without_broken,
     wrong_usage,
@@ -255,20 +256,12 @@ def _describe(settings: Config, dataset) -> None:
     if settings.val_per_class:
         console.say(
             f"validation: {len(dataset.val.labels)} images; training counts now "
-            f"{_shortened(dataset.class_counts)} (were {_shortened(dataset.original_counts)})"
+            f"{shortened(dataset.class_counts)} (were {shortened(dataset.original_counts)})"
         )
     for sentence in check.empty_classes(
         dataset.class_names, dataset.original_counts, dataset.test_counts()
     ):
         console.warn(sentence)
-
-
-def _shortened(counts: list[int]) -> str:
-    """Class counts for a message, of hundreds of classes the first and the last."""
-    if len(counts) <= 200:
-        return str(counts)
-    ends = [", ".join(map(str, part)) for part in (counts[:5], counts[-5:])]
-    return f"[{ends[0]}, …, {ends[1]}]"
 
 
 def _print_settings(settings: Config, dataset, as_json: bool) -> None:

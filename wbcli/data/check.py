@@ -6,15 +6,16 @@ duplicates, under whatever names.
 
 import hashlib
 from collections.abc import Callable, Iterator
-from multiprocessing import Pool
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from torch.utils.data import Dataset
 
 from wbcli.data import pictures, sources
 from wbcli.data.pictures import BrokenPicture, Pictures
 from wbcli.data.readers import Problem
+from wbcli.data.workers import by_workers
 
 CHUNK = 16  # files that a process reads at a time
 SPLITS = ("train", "val", "test")
@@ -28,9 +29,12 @@ def num_files(name: str, data_dir: Path) -> int:
 
 
 class Findings(NamedTuple):
-    """Images of each split, what is wrong, and what may be so on purpose."""
+    """Images of each split and training images of each class, what is wrong, and what may be
+    so on purpose.
+    """
 
     images: dict[str, int]
+    class_counts: list[int]
     problems: list[Problem]
     warnings: list[str]
 
@@ -63,17 +67,17 @@ def examine(
             if reason:
                 problems.append(Problem(f"{images.describe(i)}: {reason}", images.name(i)))
             else:
-                seen[digest] = images.describe(i)
-    both = digests["train"].keys() & digests["test"].keys()
+                seen.setdefault(digest, images.describe(i))
     problems += [
-        Problem(f"in train and in test: {digests['train'][key]}; {digests['test'][key]}")
-        for key in sorted(both)
+        Problem(f"in train and in test: {name}; {digests['test'][key]}")
+        for key, name in digests["train"].items()
+        if key in digests["test"]
     ]
     counts = [
         np.bincount(split[1], minlength=len(content.class_names)).tolist()
         for split in (content.train, content.test)
     ]
-    return Findings(images_of, problems, empty_classes(content.class_names, *counts))
+    return Findings(images_of, counts[0], problems, empty_classes(content.class_names, *counts))
 
 
 def empty_classes(names: list[str], train: list[int], test: list[int]) -> list[str]:
@@ -96,16 +100,20 @@ def _read_all(
     """(index, digest, reason if it is broken) of every picture that is there, in order."""
     index = [i for i in range(len(images)) if images.name(i) not in absent]
     chunks = [index[start : start + CHUNK] for start in range(0, len(index), CHUNK)]
-    paths = [[images.path(i) for i in chunk] for chunk in chunks]
-    with Pool(max(1, pictures.workers_to_use()), pictures.leave_signals_to_the_parent) as pool:
-        for chunk, read in zip(chunks, pool.imap(_read_chunk, paths), strict=True):
-            on_file(len(chunk))
-            for i, (digest, reason) in zip(chunk, read, strict=True):
-                yield i, digest, reason
+    for chunk, read in zip(chunks, by_workers(_Files(images), chunks), strict=True):
+        on_file(len(chunk))
+        for i, (digest, reason) in zip(chunk, read, strict=True):
+            yield i, digest, reason
 
 
-def _read_chunk(paths: list[Path]) -> list[tuple[bytes, str | None]]:
-    return [_read(path) for path in paths]
+class _Files(Dataset):
+    """Reads chunks: [index, …] → [(digest, reason if it is broken), …]."""
+
+    def __init__(self, images: Pictures):
+        self.images = images
+
+    def __getitem__(self, chunk: list[int]) -> list[tuple[bytes, str | None]]:
+        return [_read(self.images.path(i)) for i in chunk]
 
 
 def _read(path: Path) -> tuple[bytes, str | None]:

@@ -42,11 +42,10 @@ def read(data_dir: Path, name: str) -> Content:
 
 def fetch(data_dir: Path, name: str) -> Path:
     """The folder itself; there is nothing to download."""
-    for root in (data_dir / name, data_dir):
-        if is_one(root):
-            return root
     if (data_dir / name).is_dir():
         return data_dir / name  # `read` says what it lacks
+    if is_one(data_dir):
+        return data_dir
     raise FileNotFoundError(
         f"no folder {name} with {LAYOUT} in {data_dir}: name the folder that holds it "
         "with --data-dir"

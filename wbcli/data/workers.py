@@ -8,6 +8,7 @@ Legend: B batch, S side of the crop.
 
 import mmap
 import os
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from multiprocessing import get_context
@@ -16,6 +17,7 @@ from multiprocessing.connection import Connection, wait
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from wbcli.data import pictures
 
@@ -48,6 +50,7 @@ class Workers:
         self.shape = (1 + ahead if self.count else 1, batch_size, *shape)
         self.slots = np.empty(0, dtype=np.uint8)  # [slots, B, S, S, 3]
         self.pipes: list[Connection] = []
+        self.processes: list = []
         self.stop: Callable[[], None] | None = None
 
     def run(self, seed: int, epoch: int, batches: list[np.ndarray]) -> Iterator[Tensor]:
@@ -110,7 +113,7 @@ class Workers:
     def _start(self) -> None:
         memory = mmap.mmap(-1, int(np.prod(self.shape)))  # not in /dev/shm, which may be small
         self.slots = np.frombuffer(memory, dtype=np.uint8).reshape(self.shape)
-        context, processes = get_context("fork"), []
+        context = get_context("fork")
         for _ in range(self.count):
             ours, theirs = context.Pipe()
             process = context.Process(
@@ -118,13 +121,33 @@ class Workers:
             )
             process.start()
             theirs.close()
-            processes.append(process)
+            self.processes.append(process)
             self.pipes.append(ours)
-        self.stop = weakref.finalize(self, _stop, processes, list(self.pipes))
+        self.stop = weakref.finalize(self, _stop, self.processes, self.pipes)
 
     def _end(self) -> None:
         self.stop()
-        self.pipes, self.slots = [], np.empty(0, dtype=np.uint8)
+        self.pipes, self.processes, self.slots = [], [], np.empty(0, dtype=np.uint8)
+
+
+def by_workers(dataset: Dataset, keys: list) -> Iterator:
+    """dataset[key] for every key, in their order, made by worker processes: small results."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create")  # --workers asks for it
+        return iter(
+            DataLoader(
+                dataset,
+                sampler=keys,
+                batch_size=None,  # what a key stands for is not batched again
+                collate_fn=_as_it_is,
+                num_workers=min(pictures.workers_to_use(), len(keys)),
+                worker_init_fn=pictures.leave_signals_to_the_parent,
+            )
+        )
+
+
+def _as_it_is(result):
+    return result
 
 
 def _pieces(index: np.ndarray) -> list[tuple[int, np.ndarray]]:

@@ -1,0 +1,188 @@
+"""wbcli data check: what is found, what it prints, and its exit codes."""
+
+import dataclasses
+import gc
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+
+from conftest import encoded, photo, write_folder, write_pictures
+from test_cli import in_a_process
+from wbcli import console, data
+from wbcli.data import check, pictures
+
+
+def examine(name: str = "mine", on_file=lambda count: None) -> check.Findings:
+    return check.examine(name, Path(), on_file)
+
+
+def texts(found: check.Findings) -> list[str]:
+    return [problem.text for problem in found.problems]
+
+
+def test_a_folder_without_fault():
+    write_folder(Path("mine"), {"a": 3, "b": 1}, test=2, val=1)
+    assert examine() == ({"train": 4, "val": 2, "test": 4}, [3, 1], [], [])
+
+
+def test_every_file_is_read_and_told():
+    write_folder(Path("mine"), {"a": 30, "b": 1}, test=1)
+    told = []
+    examine(on_file=told.append)
+    assert sum(told) == check.num_files("mine", Path()) == 33
+    assert max(told) <= check.CHUNK
+
+
+def test_broken_files_are_named_with_the_reason():
+    write_folder(Path("mine"), {"a": 3, "b": 1})
+    Path("mine/train/a/0.jpg").write_bytes(b"")
+    Path("mine/train/a/1.jpg").write_text("text")
+    torn = encoded(photo(200, 200), "JPEG")
+    Path("mine/test/b/0.jpg").write_bytes(torn[: len(torn) // 2])
+    Path("mine/test/b/2.jpg").symlink_to("nowhere")
+    found = examine()
+    assert [text[:60] for text in texts(found)] == [
+        "train/a/0.jpg: the file is empty",
+        "train/a/1.jpg: not a picture that Pillow can read",
+        "test/b/0.jpg: image file is truncated (11 bytes not processe",
+        "test/b/2.jpg: No such file or directory",
+    ]
+    assert found.problems[2].file == "test/b/0.jpg"
+
+
+def test_the_same_picture_in_train_and_test_is_named_under_both_names():
+    write_folder(Path("mine"), {"a": 3, "b": 1}, val=1)
+    copy = Path("mine/train/a/1.jpg").read_bytes()
+    Path("mine/test/b/other name.jpg").write_bytes(copy)
+    Path("mine/train/a/3.jpg").write_bytes(copy)  # within a split, and in val: not asked
+    Path("mine/val/a/1.jpg").write_bytes(copy)
+    found = examine()
+    assert texts(found) == ["in train and in test: train/a/1.jpg; test/b/other name.jpg"]
+    assert found.problems[0].file is None
+
+
+def imagenetlt(train: list[str], test: list[str]) -> None:
+    for name, lines in [("train", train), ("test", test), ("val", train)]:
+        Path(f"ImageNet_LT_{name}.txt").write_text("\n".join(lines) + "\n")
+    present = [line.rsplit(" ", 1)[0] for line in [*train, *test] if "gone" not in line]
+    write_pictures(Path(), present)
+
+
+def test_problems_of_lists_come_with_their_lines():
+    imagenetlt(["t/a/1.jpg 0", "t/gone.jpg 0", "t/a/2.jpg 1000"], ["v/a b.jpg 0", "v/5.jpg 1"])
+    Path("v/a b.jpg").write_bytes(b"")
+    Path("v/5.jpg").write_bytes(Path("t/a/1.jpg").read_bytes())
+    found = examine("imagenetlt")
+    assert texts(found) == [
+        "ImageNet_LT_train.txt, line 3: expected a label from 0 to 999, got 1000",
+        "ImageNet_LT_train.txt, line 2: t/gone.jpg is missing in .",
+        "ImageNet_LT_val.txt, line 3: expected a label from 0 to 999, got 1000",
+        "ImageNet_LT_val.txt, line 2: t/gone.jpg is missing in .",
+        "ImageNet_LT_test.txt, line 1: v/a b.jpg: the file is empty",
+        "in train and in test: ImageNet_LT_train.txt, line 1: t/a/1.jpg; "
+        "ImageNet_LT_test.txt, line 2: v/5.jpg",
+    ]
+    assert found.images == {"train": 2, "val": 2, "test": 2}
+
+
+def test_classes_without_training_or_test_images_are_warnings():
+    imagenetlt([f"t/{k}/1.jpg {k}" for k in range(997)], [f"v/{k}.jpg {k}" for k in range(1, 1000)])
+    found = examine("imagenetlt")
+    assert found.problems == []
+    assert found.warnings == [
+        "3 of 1000 classes have no training images: 997, 998, 999",
+        "1 of 1000 classes have no test images: 0",
+    ]
+    many = check.empty_classes(list("abcdefg"), [0] * 7, [1] * 7)
+    assert many == ["7 of 7 classes have no training images: a, b, c, d, e, …"]
+
+
+def test_images_in_memory_are_compared_by_their_pixels(monkeypatch):
+    content = data.sources.find("digitslt").read(Path())
+    images, labels = content.train
+    twice = content._replace(test=(images[[5, 5]], labels[[5, 5]]))
+    source = dataclasses.replace(data.sources.find("digitslt"), read=lambda path: twice)
+    monkeypatch.setitem(data.sources.SOURCES, "digitslt", source)
+    assert texts(examine("digitslt")) == ["in train and in test: image 5; image 1"]
+
+
+def test_check_in_the_terminal(wbcli):
+    write_folder(Path("my set"), {"a": 2, "b": 1})
+    right = wbcli("data", "check", "my set")
+    assert (right.code, right.err) == (0, "")
+    assert right.out == "my set: 3 train, 4 test images; no problems\n"
+    Path("my set/test/a/0.jpg").write_bytes(b"")
+    wrong = wbcli("data", "check", "my set")
+    assert (wrong.code, wrong.err) == (1, "")
+    assert wrong.out.splitlines() == [
+        "test/a/0.jpg: the file is empty",
+        "my set: 3 train, 4 test images; 1 problem",
+    ]
+    as_json = wbcli("data", "check", "my set", "--json", "-q")
+    assert (as_json.code, as_json.err) == (1, "")
+    assert as_json.json == {
+        "dataset": "my set",
+        "images": {"train": 3, "test": 4},
+        "problems": ["test/a/0.jpg: the file is empty"],
+    }
+
+
+def test_check_of_classes_without_images_warns_and_passes(wbcli):
+    write_folder(Path("mine"), {"a": 2, "b": 1})
+    write_pictures(Path("mine"), ["train/c/1.jpg"])
+    result = wbcli("data", "check", "mine")
+    assert result.code == 0
+    assert result.err == "Warning: 1 of 3 classes have no test images: c\n"
+    assert wbcli("data", "check", "mine", "--json").json["problems"] == []
+
+
+def test_the_digits_pass(wbcli):
+    result = wbcli("data", "check", "digitslt")
+    assert result.code == 0
+    assert result.out == "digitslt: 1097 train, 700 test images; no problems\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (["ghost"], 2, "unknown data set 'ghost': choose one of digitslt"),
+        (["inat18"], 1, "inat18: expected iNaturalist18_train.txt, iNaturalist18_val.txt or"),
+        (["mine", "--imbalance-factor", "99"], 2, "leaves the rarest class without an image"),
+        (["mine", "--limits", "1", "2"], 2, "--limits MANY FEW: expected MANY ≥ FEW ≥ 0, got 1"),
+        (["mine", "--imbalance-type", "exp"], 2, "--imbalance-type: all of mine trains unless"),
+        (["empty"], 1, "found no train/ (there is nothing)"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_checked_is_one_line(wbcli, args, code, message):
+    write_folder(Path("mine"), {"a": 2, "b": 1})
+    Path("empty").mkdir()
+    result = wbcli("data", "check", *args)
+    assert (result.code, result.out) == (code, "")
+    assert message in result.err
+    assert len(result.err.splitlines()) == 1
+
+
+def test_names_of_any_bytes_are_printed():
+    write_folder(Path("mine"), {"a": 2, "b": 1})
+    Path(os.fsdecode(b"mine/train/a/\xff\n.jpg")).write_bytes(b"")
+    done = in_a_process("data", "check", "mine")
+    out, err = done.communicate()
+    assert (done.returncode, err) == (1, "")
+    assert out.startswith("train/a/\\udcff\\n.jpg: the file is empty\n")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ctrl_c_ends_a_check_in_one_line_and_leaves_no_process(wbcli, monkeypatch, workers):
+    def interrupt(counter, count):
+        raise KeyboardInterrupt
+
+    write_folder(Path("mine"), {"a": 40, "b": 1})
+    monkeypatch.setattr(console.Counter, "advance", interrupt)
+    monkeypatch.setattr(pictures, "workers", workers)
+    result = wbcli("data", "check", "mine")
+    assert (result.code, result.out, result.err.strip()) == (130, "", "Interrupted.")
+    gc.collect()
+    assert multiprocessing.active_children() == []
