@@ -17,7 +17,6 @@ from torch.utils.data import DataLoader
 
 from wbcli.data import Dataset, Split, pictures
 from wbcli.data.loader import PictureBatches, bounds
-from wbcli.data.pictures import Pictures
 
 OURS = "wbcli loader"
 DECODER = "decoder alone"
@@ -66,14 +65,7 @@ def run(
         For each way `name`, `median_us` (of a picture), `spread` (interquartile range over
         median), `ratio` (time over ours), `images_per_second`, `processes` and `per_process`
         (images per second and process over those of the decoder alone).
-
-    Raises:
-        ValueError: a set that lives in memory.
     """
-    if not isinstance(dataset.train.images, Pictures):
-        raise ValueError(
-            f"--data {dataset.name}: it lives in memory; name a set on disk, or a folder"
-        )
     chosen = np.random.default_rng(0).permutation(len(dataset.train.labels))[:images]
     split = Split(dataset.train.images[chosen], dataset.train.labels[chosen])
     ways = _ways(split, dataset, batch_size, device)

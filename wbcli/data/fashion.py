@@ -44,6 +44,11 @@ def fetch(data_dir: Path) -> Path:
     return (_find(data_dir) or _download(data_dir))[0].parent
 
 
+def is_here(data_dir: Path) -> bool:
+    """Whether `read` needs no download."""
+    return _find(data_dir) is not None
+
+
 def _find(data_dir: Path) -> list[Path] | None:
     """The four files, compressed or not, in the first place that has them all."""
     for place in (data_dir, data_dir / "fashionmnistlt", PACKAGE):
