@@ -272,3 +272,36 @@ def test_released_stage2_equals_a_plainly_written_one():
     after = train("child", settings)[1]
     for key, value in network.state_dict().items():
         torch.testing.assert_close(after[key], value, rtol=1e-5, atol=1e-6, msg=key)
+
+
+def test_epochs_between_evaluations_have_no_accuracy_and_train_the_same():
+    every, weights = train("every", stage1(epochs=5, val_per_class=2))
+    run, found = train("second", stage1(epochs=5, val_per_class=2, eval_every=2))
+    assert equal(found, weights)
+    rows = run.metrics()
+    assert [row["epoch"] for row in rows if row["accuracy"]] == [2, 4, 5]
+    for row, other in zip(rows, every.metrics(), strict=True):
+        assert row["train_loss"] == other["train_loss"]
+        if row["accuracy"]:
+            assert row["accuracy"] == other["accuracy"]
+            assert row["val_accuracy"] == other["val_accuracy"]
+        else:
+            assert not {"test_loss", "val_accuracy", "per_class_accuracy"} & row.keys()
+    best = run.load_state("best.pt")
+    assert best["epoch"] in (2, 4, 5)
+    assert best["accuracy"] == max(r["val_accuracy"]["all"] for r in rows if r["accuracy"])
+
+
+def test_an_interrupted_run_that_measures_now_and_then_ends_the_same():
+    settings = stage1(epochs=4, eval_every=3)
+    _, weights = train("whole", settings)
+
+    def stop(row):
+        if row["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train("part", settings, stages.Listener(on_epoch=stop))
+    run, resumed = train("part", settings)
+    assert equal(resumed, weights)
+    assert [bool(row["accuracy"]) for row in run.metrics()] == [False, False, True, True]

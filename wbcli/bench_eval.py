@@ -5,7 +5,6 @@ Each evaluation has a process of its own, since a peak never falls.
 Legend: N images, K classes, D features.
 """
 
-import resource
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing import get_context
@@ -13,9 +12,10 @@ from multiprocessing import get_context
 import torch
 from torch import Tensor, nn
 
+from wbcli.device import peak_mb
+
 BATCH = 64
 OURS, KEPT = "evaluate.measure", "all logits kept"
-MB = 1 << 20
 
 
 def run(
@@ -72,9 +72,7 @@ def _measure(
             pairs = [(classifier(x), labels) for x, labels in batches]
         evaluate.measure(nn.Identity(), pairs, num_classes)
     seconds = time.perf_counter() - started
-    if device.type == "cuda":
-        return seconds, torch.cuda.max_memory_allocated(device) / MB
-    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return seconds, peak_mb(device)
 
 
 def _random_features(

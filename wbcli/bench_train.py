@@ -7,7 +7,6 @@ Legend: N images, B batch.
 """
 
 import random
-import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -117,12 +116,13 @@ class PublishedStyle:
         steps = [transforms.RandomCrop(split.images.shape[2:], padding=source.padding)]
         steps += [transforms.RandomHorizontalFlip()] * source.flip
         steps += [transforms.ToTensor(), transforms.Normalize(source.mean, source.std)]
+        workers = pictures.workers_to_use()
         self.loader = DataLoader(
             _PillowImages(split, transforms.Compose(steps)),
             config.batch_size,
             shuffle=True,
-            num_workers=pictures.workers_to_use(),
-            persistent_workers=True,  # kinder than the released code
+            num_workers=workers,
+            persistent_workers=workers > 0,  # kinder than the released code
         )
         self.optimizer = torch.optim.SGD(
             self.network.parameters(),
@@ -288,7 +288,7 @@ def _serve(
     answers = {
         "epoch": lambda number: _seconds(way, number, device),
         "accuracy": lambda: _accuracy(way.network, dataset, device),
-        "peak_mb": lambda: _peak_mb(device),
+        "peak_mb": lambda: devices.peak_mb(device),
     }
     for what, *details in _questions(pipe):
         pipe.send(answers[what](*details))
@@ -314,12 +314,6 @@ def _accuracy(network: nn.Module, dataset: Dataset, device: torch.device) -> flo
     batches = batches_of(dataset, "test", device).evaluate()
     metrics = evaluate.measure(network, batches, dataset.num_classes)
     return evaluate.group_means(metrics["accuracy"], {})["all"]
-
-
-def _peak_mb(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def flops_per_step(config: Config, dataset: Dataset) -> int:

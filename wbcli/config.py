@@ -144,6 +144,7 @@ class Config:
     epochs: int = 1
     batch_size: int = 64
     accumulate: int = 1  # parts of a batch that go through the network one after another
+    eval_every: int = 1  # epochs
     compile: bool = False
     graph: bool = False  # whole steps as CUDA graphs
     schedule: str = "from-lr"  # or to-zero: one epoch further along the cosine
@@ -166,6 +167,7 @@ class Config:
         _check_number("lr", self.lr, above=0)
         _check_number("momentum", self.momentum, low=0, below=1)
         _check_number("epochs", self.epochs, low=1)
+        _check_number("eval-every", self.eval_every, low=1)
         _check_number("batch-size", self.batch_size, low=2)
         _check_number("accumulate", self.accumulate, low=1, high=self.batch_size)
         if self.imbalance_factor is not None:
@@ -259,7 +261,17 @@ def resolve_stage2(parent: Config, parent_name: str, options: dict[str, Any]) ->
 def stage2_options(settings: Config, given: dict[str, Any]) -> dict[str, Any]:
     """The options with which `resolve_stage2` makes `settings` again, but for what is given."""
     keys = ("recipe", "loss", "beta", "wd", "lr", "momentum", "epochs", "batch_size", "project")
-    keys += ("layers", "views", "cache", "accumulate", "compile", "graph", "deterministic", "seed")
+    keys += (
+        "layers",
+        "views",
+        "cache",
+        "eval_every",
+        "accumulate",
+        "compile",
+        "graph",
+        "deterministic",
+        "seed",
+    )
     keys += ("imbalance_factor", "imbalance_type")
     options = {key: getattr(settings, key) for key in keys}
     constraint = {"maxnorm": settings.maxnorm, "radius": settings.radius}

@@ -93,7 +93,7 @@ class Progress:
     def on_epoch(self, row: dict[str, Any]) -> None:
         if self.bar:
             text = f"epoch {row['epoch']}/{self.epochs}  loss {row['train_loss']:.4f}  "
-            text += f"test {format_cell(row['accuracy']['all'])}"
+            text += f"test {format_cell((row['accuracy'] or {}).get('all'))}"
             self.bar.update(self.task, description=text)
         elif self.lines:
             say(f"{_describe(row, self.epochs)}  {row['images_per_second']:.0f} images/s")
@@ -122,7 +122,8 @@ class Counter:
 
 
 def _describe(row: dict[str, Any], epochs: int) -> str:
-    accuracy = "  ".join(f"{k} {format_cell(v)}" for k, v in row["accuracy"].items())
+    found = row["accuracy"] or {}
+    accuracy = "  ".join(f"{k} {format_cell(v)}" for k, v in found.items()) or "–"
     clipped = row["clipped_fraction"]
     return (
         f"epoch {row['epoch']}/{epochs}  lr {row['lr']:.5f}  loss {row['train_loss']:.4f}  "

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import resource
 from contextlib import AbstractContextManager
 
 import torch
@@ -89,6 +90,17 @@ def free_bytes(device: torch.device) -> int:
         return 1024 * int(fields["MemAvailable"].split()[0])
     except (OSError, KeyError):
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak_mb(device: torch.device) -> float:
+    """Peak memory in MiB: of this process, or on a GPU of its tensors."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:  # getrusage would know the parent's peak, too
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 1024
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def environment(device: torch.device) -> dict:

@@ -279,11 +279,13 @@ def learning_curves(runs: list[tuple[str, list[dict]]]) -> Figure:
         losses = [row["train_loss"] for row in rows]
         line = pen(index) | {"marker": "." if len(rows) == 1 else ""}  # one point is no line
         grid["loss"].plot(epochs, losses, label=plain(title), **line)
+        measured = [row for row in rows if row["accuracy"]]  # --eval-every
+        epochs = [row["epoch"] for row in measured]
         for group in GROUPS:
-            grid[group].plot(epochs, _accuracies(rows, "accuracy", group), **line)
+            grid[group].plot(epochs, _accuracies(measured, "accuracy", group), **line)
             if "val_accuracy" in rows[-1]:
                 thin = line | {"linewidth": 0.5}
-                grid[group].plot(epochs, _accuracies(rows, "val_accuracy", group), **thin)
+                grid[group].plot(epochs, _accuracies(measured, "val_accuracy", group), **thin)
     grid["loss"].set_title("training loss")
     for group in GROUPS:
         grid[group].set_title(f"test accuracy, {group}, %")

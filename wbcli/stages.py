@@ -98,7 +98,10 @@ def train(
         seconds = time.perf_counter() - started
         row |= {"seconds": seconds, "images_per_second": batches.size / seconds}
         row |= _weight_metrics(config, network, constrained, radii)
-        row |= _epoch_accuracies(settings, trained, dataset, splits)
+        measured = row["epoch"] % config.eval_every == 0 or row["epoch"] == config.epochs
+        row["accuracy"] = None
+        if measured:
+            row |= _epoch_accuracies(settings, trained, dataset, splits)
         run.append_metrics(row)
         best = _save_epoch(config, run, network, optimizer, radii, row, best)
         listener.on_epoch(row)
@@ -277,7 +280,10 @@ def _save_epoch(
 
 
 def _selection_score(config: Config, row: dict[str, Any]) -> float | None:
-    """What best.pt is chosen by: validation accuracy, or under `released` test accuracy."""
-    if config.checkpoint == "best-on-test":
-        return row["accuracy"]["all"]
-    return row["val_accuracy"]["all"] if "val_accuracy" in row else None
+    """What best.pt is chosen by: validation accuracy, or under `released` test accuracy.
+
+    None where there is none, or in an epoch that was not measured.
+    """
+    key = "accuracy" if config.checkpoint == "best-on-test" else "val_accuracy"
+    measured = row.get(key)
+    return measured["all"] if measured else None

@@ -39,7 +39,7 @@ def _train_trial(
     reported = set()  # a trial that was pruned once is trained again from its start
 
     def report(row: dict[str, Any]) -> None:
-        if row["epoch"] not in reported:
+        if row["accuracy"] and row["epoch"] not in reported:
             reported.add(row["epoch"])
             trial.report(row[key]["all"], row["epoch"])
 

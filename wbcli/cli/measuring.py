@@ -199,6 +199,6 @@ def _summary(run: runs.Run) -> dict:
         | {key: values.get(key, 0) for key in keys}
         | {
             "epochs_done": rows[-1]["epoch"] if rows else 0,
-            "accuracy": rows[-1]["accuracy"] if rows else None,
+            "accuracy": next((r["accuracy"] for r in reversed(rows) if r["accuracy"]), None),
         }
     )

@@ -134,6 +134,12 @@ def setting_options(command: Callable) -> Callable:
         click.option("--epochs", type=int),
         click.option("--batch-size", type=int),
         click.option(
+            "--eval-every",
+            type=int,
+            metavar="N",
+            help="Measure after every N epochs, and after the last.  [default: 1]",
+        ),
+        click.option(
             "--accumulate",
             type=int,
             metavar="N",
