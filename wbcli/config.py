@@ -261,18 +261,8 @@ def resolve_stage2(parent: Config, parent_name: str, options: dict[str, Any]) ->
 def stage2_options(settings: Config, given: dict[str, Any]) -> dict[str, Any]:
     """The options with which `resolve_stage2` makes `settings` again, but for what is given."""
     keys = ("recipe", "loss", "beta", "wd", "lr", "momentum", "epochs", "batch_size", "project")
-    keys += (
-        "layers",
-        "views",
-        "cache",
-        "eval_every",
-        "accumulate",
-        "compile",
-        "graph",
-        "deterministic",
-        "seed",
-    )
-    keys += ("imbalance_factor", "imbalance_type")
+    keys += ("layers", "views", "cache", "eval_every", "accumulate", "compile", "graph", "seed")
+    keys += ("deterministic", "imbalance_factor", "imbalance_type")
     options = {key: getattr(settings, key) for key in keys}
     constraint = {"maxnorm": settings.maxnorm, "radius": settings.radius}
     constraint["unit_norm"] = settings.unit_norm or None

@@ -94,11 +94,15 @@ class SGD(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            by_row = [p for p in params if _needs_row_step(p, group)]
-            for p in by_row:
-                self._step_rows(p, group)
-            self._step_plain([p for p in params if not _needs_row_step(p, group)], group)
+            plain = []
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                if _needs_row_step(p, group):
+                    self._step_rows(p, group)
+                else:
+                    plain.append(p)
+            self._step_plain(plain, group)
         return loss
 
     def _step_rows(self, p: Tensor, group: dict) -> None:
@@ -194,6 +198,8 @@ def _fits_fused(p: Tensor, buffer: Tensor | None) -> bool:
         return False
     if any(t.layout != torch.strided or t.dtype != p.dtype for t in operands):
         return False
+    if p.is_contiguous() and all(t.stride() == p.stride() for t in operands):
+        return True  # as almost always
     orders = [torch.contiguous_format] + ([torch.channels_last] if p.ndim == 4 else [])
     return any(all(t.is_contiguous(memory_format=order) for t in operands) for order in orders)
 
