@@ -21,7 +21,9 @@ def train(digits, device=CPU, **options):
     """Metrics and weights after two epochs on the digits, the last batch being a smaller one."""
     settings = replace(stage1(), batch_size=48, **options)
     torch.manual_seed(0)
-    network = models.for_run(settings, digits).to(device, memory_format=torch.channels_last)
+    network = models.for_run(settings, digits.num_classes).to(
+        device, memory_format=torch.channels_last
+    )
     weight = network.classifier.weight
     constrained = [weight] if settings.constraint() else []
     parameters = list(network.parameters())

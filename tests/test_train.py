@@ -158,7 +158,7 @@ def test_stage1_with_unit_norm_keeps_rows_at_length_1():
 def test_a_bottleneck_network_trains_and_is_read_again():
     run, weights = train("run", stage1(bottleneck=2))
     assert weights["classifier.weight"].shape == (10, 2)
-    network = run.network(data.for_run(run.config()))
+    network = run.network(data.for_run(run.config()).num_classes)
     assert equal(weights, network.state_dict())
 
 
@@ -166,7 +166,7 @@ def test_a_bottleneck_network_trains_and_is_read_again():
 def test_stage2_trains_the_last_layers_and_nothing_else(parent, layers):
     before = parent.load_weights()
     run, after = train("child", stage2(parent, layers=layers))
-    network = parent.network(data.for_run(parent.config()))
+    network = parent.network(data.for_run(parent.config()).num_classes)
     models.freeze_all_but(network, models.last_layers(network, layers))
     trained = {name.rsplit(".", 1)[0] for name, p in network.named_parameters() if p.requires_grad}
     for key, value in after.items():
@@ -265,7 +265,7 @@ def test_released_stage2_equals_a_plainly_written_one():
     assert (settings.loss, settings.project, settings.maxnorm) == ("cb-bce", "epoch", 0.1)
     dataset = data.for_run(settings)
     assert math.ceil(len(dataset.train.labels) / settings.batch_size) * settings.epochs == 20
-    network = parent.network(dataset, "best")
+    network = parent.network(dataset.num_classes, "best")
     radius = relative_radius(network.classifier.weight, 0.1)
     clipped = plain_released_stage2(network, dataset, settings, radius)
     assert min(clipped[:-1]) >= 4, f"MaxNorm clipped {clipped} of 10 rows: it must bind"

@@ -39,7 +39,7 @@ class Ours:
 
     def __init__(self, split: Split, dataset: Dataset, config: Config, device: torch.device):
         devices.prepare(device, config.precision, config.seed, config.deterministic)
-        self.network = models.for_run(config, dataset)
+        self.network = models.for_run(config, dataset.num_classes)
         self.network.to(device, memory_format=torch.channels_last)
         optimizer = make_optimizer(list(self.network.parameters()), [], [], config)
         weights = class_balanced_weights(dataset.class_counts).float().to(device)
@@ -55,7 +55,7 @@ class PlainTensors:
 
     def __init__(self, split: Split, dataset: Dataset, config: Config, device: torch.device):
         torch.manual_seed(config.seed)
-        self.network = models.for_run(config, dataset)
+        self.network = models.for_run(config, dataset.num_classes)
         self.network.to(device, memory_format=torch.channels_last)
         self.config, source = config, dataset.source
         mean, std = (torch.tensor(x)[:, None, None] for x in (source.mean, source.std))
@@ -111,7 +111,7 @@ class PublishedStyle:
         from torchvision import transforms
 
         torch.manual_seed(config.seed)
-        self.network = models.for_run(config, dataset).to(device)
+        self.network = models.for_run(config, dataset.num_classes).to(device)
         self.config, self.device, source = config, device, dataset.source
         steps = [transforms.RandomCrop(split.images.shape[2:], padding=source.padding)]
         steps += [transforms.RandomHorizontalFlip()] * source.flip
@@ -318,7 +318,7 @@ def _accuracy(network: nn.Module, dataset: Dataset, device: torch.device) -> flo
 
 def flops_per_step(config: Config, dataset: Dataset) -> int:
     """Of the products in a forward and a backward pass, additions counted, too."""
-    network = models.for_run(config, dataset)
+    network = models.for_run(config, dataset.num_classes)
     shape = (config.batch_size, *dataset.source.image)
     with FlopCounterMode(display=False) as counter:
         network(torch.zeros(shape)).sum().backward()

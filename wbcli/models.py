@@ -121,11 +121,11 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def for_run(config, dataset) -> Network:
+def for_run(config, num_classes: int) -> Network:
     """The network that a run's Config names, for the classes of its data set."""
     return build(
         config.arch,
-        dataset.num_classes,
+        num_classes,
         sources.find(config.dataset).image[0],
         bottleneck=config.bottleneck,
         init=config.init,

@@ -38,10 +38,6 @@ class Model:
     missing: str = ""  # why there is no temperature
 
     @property
-    def num_classes(self) -> int:
-        return len(self.class_names)
-
-    @property
     def source(self) -> sources.Source:
         return sources.find(self.config.dataset)
 
@@ -90,8 +86,8 @@ def load(run: Run, checkpoint: str | None = None) -> Model:
     elif kept["temperature"] is None:
         missing = "all its validation images are classified correctly, so that any would do"
     temperature = kept and kept["temperature"]
-    model = Model(config, None, names, checkpoint, temperature, missing)
-    return Model(config, run.network(model, checkpoint), names, checkpoint, temperature, missing)
+    network = run.network(len(names), checkpoint)
+    return Model(config, network, names, checkpoint, temperature, missing)
 
 
 def find_pictures(given: list[Path]) -> list[Path]:
@@ -152,7 +148,7 @@ def _best(model: Model, logits: torch.Tensor, top: int) -> list[list[dict[str, A
     key, values = "score", logits
     if model.temperature is not None:
         key, values = "probability", torch.softmax(logits.double() / model.temperature, 1)
-    values, classes = values.topk(min(top, model.num_classes), 1)
+    values, classes = values.topk(min(top, len(model.class_names)), 1)
     return [
         [
             {"class": k, "name": model.class_names[k], key: value}

@@ -163,11 +163,8 @@ class Run:
         except SafetensorError as error:
             raise ValueError(f"{path} cannot be read: {error}") from error
 
-    def network(self, dataset, checkpoint: str = "last"):
+    def network(self, num_classes: int, checkpoint: str = "last"):
         """The network of a finished run, from its last epoch or, with `best`, from best.pt.
-
-        Args:
-            dataset: the run's data set, or anything with its `num_classes`.
 
         Raises:
             ValueError: no such checkpoint, or weights of another network.
@@ -180,7 +177,7 @@ class Run:
                 f"run {self.name} kept no best epoch: that needs validation images "
                 "(train with --val-per-class N)"
             )
-        network = models.for_run(config, dataset)
+        network = models.for_run(config, num_classes)
         last = checkpoint == "last"
         weights = self.load_weights() if last else self.load_state("best.pt")["model"]
         try:
@@ -188,7 +185,7 @@ class Run:
         except RuntimeError as error:
             raise ValueError(
                 f"run {self.name}: its weights do not fit {config.arch} with "
-                f"{dataset.num_classes} classes ({str(error).splitlines()[1].strip()})"
+                f"{num_classes} classes ({str(error).splitlines()[1].strip()})"
             ) from error
         return network
 

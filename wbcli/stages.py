@@ -157,7 +157,7 @@ def starting_network(
 ) -> models.Network:
     """The parent's network on the device, which is made ready for these settings."""
     prepare(device, config.precision, config.seed, config.deterministic)
-    network = parent.network(dataset, starting_checkpoint(config, parent.config()))
+    network = parent.network(dataset.num_classes, starting_checkpoint(config, parent.config()))
     return network.to(device, memory_format=torch.channels_last)
 
 
@@ -175,7 +175,7 @@ def _set_up(
 ) -> tuple[models.Network, list[nn.Parameter], list[nn.Parameter]]:
     """Network, parameters that train, and weights under the constraint (output first)."""
     if config.stage == "stage1":
-        network = models.for_run(config, dataset)
+        network = models.for_run(config, dataset.num_classes)
         if config.init_from:
             models.load_init(network, Path(config.init_from))
         parameters = list(network.parameters())
@@ -183,7 +183,7 @@ def _set_up(
     else:
         parent = find(runs_dir, config.parent)
         checkpoint = starting_checkpoint(config, parent.config())
-        network = parent.network(dataset, checkpoint)
+        network = parent.network(dataset.num_classes, checkpoint)
         layers = models.last_layers(network, config.layers)
         parameters = models.freeze_all_but(network, layers)
         constrained = [layer[0].weight for layer in layers]

@@ -101,7 +101,9 @@ def _weights_by_epoch(lab: Lab, run: Run) -> list[tuple[str, np.ndarray]]:
     """Classifier rows [K, 2]: as they were initialised, and after each epoch."""
     config = run.config()
     prepare(lab.device, config.precision, config.seed, config.deterministic)
-    start = models.for_run(config, lab.dataset(config)).classifier.weight.detach().numpy()
+    start = (
+        models.for_run(config, lab.dataset(config).num_classes).classifier.weight.detach().numpy()
+    )
     return [("start", start)] + [
         (f"epoch {row['epoch']}", np.array(row["weight"])) for row in run.metrics()
     ]
