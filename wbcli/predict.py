@@ -3,9 +3,9 @@
 Legend: B batch, K classes, C channels, H height, W width.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from wbcli import data, evaluate
 from wbcli.config import Config
 from wbcli.data import pictures, sources
+from wbcli.data.folder import pictures_below
 from wbcli.data.loader import Normalise
 from wbcli.data.pictures import EXTENSIONS, BrokenPicture
 from wbcli.data.workers import by_workers
@@ -53,7 +54,9 @@ class Files(Dataset):
 
     def __init__(self, paths: list[Path], model: Model):
         self.paths, self.image = paths, model.image
-        self.whole = model.config.image_size is None
+        self.crop = pictures.eval_crop
+        if model.config.image_size is None:  # small images have no margin to cut off
+            self.crop = partial(pictures.centre_crop, aspect=self.image[2] / self.image[1])
 
     def __getitem__(self, part: slice) -> list[np.ndarray | str]:
         return [self.read(path) for path in self.paths[part]]
@@ -62,10 +65,9 @@ class Files(Dataset):
         channels, height, width = self.image
         try:
             content = pictures.read_bytes(path)
-            crop = pictures.eval_crop
-            if self.whole:  # small images come without a margin to cut off
-                crop = lambda w, h: pictures.centre_crop(w, h, aspect=width / height)  # noqa: E731
-            return pictures.decode(content, (height, width), crop, "RGB" if channels == 3 else "L")
+            return pictures.decode(
+                content, (height, width), self.crop, "RGB" if channels == 3 else "L"
+            )
         except (BrokenPicture, OSError) as error:
             return getattr(error, "strerror", None) or str(error)
 
@@ -101,22 +103,12 @@ def find_pictures(given: list[Path]) -> list[Path]:
     for path in given:
         if not path.exists():
             raise FileNotFoundError(f"{path}: there is no such file or folder")
-        inside = [path] if path.is_file() else _pictures_in(path)
+        inside = [path]
+        if path.is_dir():
+            inside = [path / name for name in pictures_below(path, ".")[0]]
         if not inside:
             raise ValueError(f"{path}: expected pictures ({', '.join(EXTENSIONS)}), found none")
         found += inside
-    return found
-
-
-def _pictures_in(folder: Path) -> list[Path]:
-    found = []
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            Path(place, name)
-            for name in sorted(names)
-            if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
-        ]
     return found
 
 

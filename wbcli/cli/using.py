@@ -10,6 +10,7 @@ from wbcli import console, runs
 from wbcli.cli.options import (
     Command,
     everywhere,
+    find_runs,
     json_option,
     needs_extra,
     reference_to,
@@ -85,7 +86,7 @@ def _print_predictions(images: list[dict], as_csv: bool) -> None:
 
 
 @click.command("export", cls=Command)
-@click.argument("run")
+@click.argument("run", required=False)
 @click.option(
     "--format",
     "form",
@@ -110,7 +111,8 @@ def export_command(run, form, output, checkpoint, as_json, runs_dir, data_dir, *
     """Write a run's network for other programs.
 
     The file has the class names, the preprocessing and the temperature in it, takes batches of
-    any size, and is compared with the run on real test images before it is kept.
+    any size, and is compared with the run on real test images before it is kept. Without RUN it
+    takes the newest finished run.
 
     \b
     Example:
@@ -121,7 +123,7 @@ def export_command(run, form, output, checkpoint, as_json, runs_dir, data_dir, *
     from wbcli import data, export, predict
 
     with wrong_usage():
-        run = runs.find(runs_dir, run)
+        (run,) = find_runs(runs_dir, (run,) if run else ())
         path = output or run.path / f"export{export.SUFFIXES[form]}"
         if output and output.exists():
             raise ValueError(f"--output {output} exists: choose another name, or delete it")

@@ -62,7 +62,7 @@ def _read_split(root: Path, split: str, classes: list[str], notes: list[str]) ->
                 f"its classes are {', '.join(map(printable, classes[:5]))}"
                 + (", …" if len(classes) > 5 else "")
             )
-        found, left = _walk(root, f"{split}/{name}")
+        found, left = pictures_below(root, f"{split}/{name}")
         if not found:
             raise ValueError(
                 f"{root / split / printable(name)} holds no picture ({', '.join(EXTENSIONS)}): "
@@ -85,8 +85,8 @@ def _subfolders(path: Path) -> list[str]:
     return sorted(e.name for e in os.scandir(path) if e.is_dir() and not e.name.startswith("."))
 
 
-def _walk(root: Path, below: str) -> tuple[list[str], list[str]]:
-    """Pictures and other files below a class folder, relative to the root, in sorted order."""
+def pictures_below(root: Path, below: str) -> tuple[list[str], list[str]]:
+    """Pictures and other files in and below a folder, relative to the root, in sorted order."""
     found, others, seen = [], [], set()
     for folder, folders, files in os.walk(root / below, onerror=_fail, followlinks=True):
         real = os.path.realpath(folder)
@@ -94,12 +94,12 @@ def _walk(root: Path, below: str) -> tuple[list[str], list[str]]:
             folders.clear()
             continue
         seen.add(real)
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         relative = os.path.relpath(folder, root)
         for name in sorted(files):
             if not name.startswith("."):
                 (found if name.lower().endswith(EXTENSIONS) else others).append(
-                    f"{relative}/{name}"
+                    os.path.normpath(f"{relative}/{name}")
                 )
     return found, others
 
