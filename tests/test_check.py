@@ -4,6 +4,7 @@ import dataclasses
 import gc
 import multiprocessing
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -176,11 +177,15 @@ def test_names_of_any_bytes_are_printed():
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_ctrl_c_ends_a_check_in_one_line_and_leaves_no_process(wbcli, monkeypatch, workers):
-    def interrupt(counter, count):
-        raise KeyboardInterrupt
+    @contextmanager
+    def interrupted(total):
+        def advance(count):
+            raise KeyboardInterrupt
+
+        yield advance
 
     write_folder(Path("mine"), {"a": 40, "b": 1})
-    monkeypatch.setattr(console.Counter, "advance", interrupt)
+    monkeypatch.setattr(console, "counting", interrupted)
     monkeypatch.setattr(pictures, "workers", workers)
     result = wbcli("data", "check", "mine")
     assert (result.code, result.out, result.err.strip()) == (130, "", "Interrupted.")

@@ -7,6 +7,8 @@ or coloured.
 import json
 import math
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -99,26 +101,15 @@ class Progress:
             say(f"{_describe(row, self.epochs)}  {row['images_per_second']:.0f} images/s")
 
 
-class Counter:
-    """A live bar over files that are read, on a terminal only."""
-
-    def __init__(self, total: int):
-        self.bar = self.task = None
-        if verbosity >= 0 and sys.stderr.isatty():
-            self.bar, self.task = _bar(total, 0, "reading files", "files/s")
-
-    def __enter__(self) -> "Counter":
-        if self.bar:
-            self.bar.start()
-        return self
-
-    def __exit__(self, *error) -> None:
-        if self.bar:
-            self.bar.stop()
-
-    def advance(self, count: int) -> None:
-        if self.bar:
-            self.bar.advance(self.task, count)
+@contextmanager
+def counting(total: int) -> Iterator[Callable[[int], None]]:
+    """A live bar over files that are read, on a terminal only; yields what moves it on."""
+    if verbosity < 0 or not sys.stderr.isatty():
+        yield lambda count: None
+        return
+    bar, task = _bar(total, 0, "reading files", "files/s")
+    with bar:
+        yield lambda count: bar.advance(task, count)
 
 
 def _describe(row: dict[str, Any], epochs: int) -> str:

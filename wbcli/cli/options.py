@@ -301,8 +301,8 @@ def examine_files(settings: config.Config):
 
     data_dir = Path(settings.data_dir)
     total = check.num_files(settings.dataset, data_dir)
-    with console.Counter(total) as counter:
-        return check.examine(settings.dataset, data_dir, counter.advance)
+    with console.counting(total) as advance:
+        return check.examine(settings.dataset, data_dir, advance)
 
 
 def find_parent(runs_dir: Path, reference: str | None) -> runs.Run:
