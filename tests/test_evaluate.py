@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from wbcli import evaluate
+from wbcli import evaluate, models
 
 # Five images of three classes (the third has none), probabilities as the table says:
 #   label  p0    p1    p2   prediction  right  confidence → bin of 15 (width 1/15)
@@ -145,3 +145,24 @@ def test_the_places_of_a_confusion_matrix_are_by_training_images():
     assert names == ["b", "c", "a"]
     index, names = evaluate.confusion_groups(list(range(1, 1001)), [""] * 1000)
     assert (index[-1], index[0], names[0], names[-1]) == (0, 49, "1000–981", "20–1")
+
+
+def test_a_temperature_needs_no_logits_of_all_images():
+    """What is kept are features; the minimum is that of all logits together."""
+    torch.manual_seed(0)
+    network = models.build("resnet8", 6, bottleneck=3)
+    torch.nn.init.normal_(network.classifier.weight, std=9)
+    batches = [(torch.randn(20, 3, 8, 8), torch.randint(6, (20,))) for _ in range(4)]
+    widest = []
+    network.classifier.register_forward_hook(lambda m, x, y: widest.append(len(y)))
+    for tta in (False, True):
+        found = evaluate.fit_temperature(network, batches, tta=tta)
+        with torch.no_grad():
+            logits = torch.cat([evaluate.logits_of(network, x, tta) for x, _ in batches]).double()
+        labels = torch.cat([labels for _, labels in batches])
+
+        def nll(temperature, logits=logits, labels=labels):
+            return torch.nn.functional.cross_entropy(logits / temperature, labels).item()
+
+        assert nll(found) < min(nll(found * 1.02), nll(found / 1.02))
+    assert max(widest) == 20

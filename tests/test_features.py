@@ -288,3 +288,60 @@ def test_the_numbers_of_an_epoch_are_those_that_eval_finds_through_the_network(
     prefix = "" if split == "test" else "val_"
     assert row[f"{prefix}accuracy"] == result["accuracy"]
     assert row[f"{split}_loss"] == pytest.approx(result["nll"], rel=1e-5)
+
+
+@pytest.mark.parametrize("views", [None, 1, 2])
+def test_the_head_is_the_same_without_a_cache(parent, train, views):
+    """Within 1e-5 of a row's norm: the backbone sees batches of another size."""
+    settings = stage2(parent, epochs=3, views=views)
+    _, cached = train("cached", settings)
+    _, uncached = train("uncached", replace(settings, cache="none"))
+    difference = (cached["classifier.weight"] - uncached["classifier.weight"]).norm(dim=1)
+    assert (difference / cached["classifier.weight"].norm(dim=1)).max() < 1e-5
+    if views == 1:
+        _, other = train("other", replace(settings, views=None))
+        assert not torch.equal(other["classifier.weight"], cached["classifier.weight"])
+
+
+def test_a_cache_in_bf16_rounds_and_little_more(parent, train):
+    settings = stage2(parent, epochs=3)
+    _, exact = train("exact", settings)
+    _, rounded = train("rounded", replace(settings, cache="bf16"))
+    norms = exact["classifier.weight"].norm(dim=1)
+    difference = (exact["classifier.weight"] - rounded["classifier.weight"]).norm(dim=1) / norms
+    assert 0 < difference.max() < 0.01
+
+
+@pytest.mark.parametrize("cache", ["fp32", "bf16"])
+def test_what_does_not_fit_into_memory_lies_in_a_file_of_which_nothing_stays(
+    parent, train, monkeypatch, cache
+):
+    settings = stage2(parent, epochs=2, cache=cache)
+    _, in_memory = train("in_memory", settings)
+    monkeypatch.setattr(features, "free_bytes", lambda device: 0)
+    mapped, from_file = [], torch.from_file
+    monkeypatch.setattr(
+        torch,
+        "from_file",
+        lambda path, **options: mapped.append(path) or from_file(path, **options),
+    )
+    run, in_file = train("in_file", settings)
+    assert equal(in_memory, in_file)
+    assert mapped and {Path(path).parent for path in mapped} == {run.path}
+    names = {path.name for path in run.path.iterdir()}
+    assert names == {path.name for path in Path("in_memory").iterdir()}
+
+
+def test_a_disk_without_room_for_features_is_an_error_that_says_so(parent, train, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(features, "free_bytes", lambda device: 0)
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(OSError) as error:
+        train("run", stage2(parent))
+    assert "GB of features fit neither into memory nor into" in str(error.value)
+    assert "(No space left on device): free some, or take --cache bf16 or --cache none" in str(
+        error.value
+    )
+    assert not list(Path("run").glob(".features*"))

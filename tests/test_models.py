@@ -113,3 +113,51 @@ def test_only_frozen_batch_norms_obey_the_mode(mode):
 def test_an_unknown_network_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="choose one of resnet8, resnet20"):
         models.build("vgg", 10)
+
+
+def test_init_takes_weights_of_ours_and_of_torchvision(tmp_path):
+    source = models.build("resnet50", 5)
+    ours, theirs = tmp_path / "ours.pt", tmp_path / "theirs.pth"
+    torch.save({"model": source.state_dict()}, ours)
+    plain = {k.removeprefix("backbone."): v for k, v in source.state_dict().items()}
+    plain = {k.replace("classifier.", "fc."): v for k, v in plain.items()}
+    torch.save({"state_dict": {f"module.{k}": v for k, v in plain.items()}}, theirs)
+    for path in (ours, theirs):
+        network = models.build("resnet50", 5)
+        models.load_init(network, path)
+        assert all(torch.equal(v, network.state_dict()[k]) for k, v in source.state_dict().items())
+    other = models.build("resnet50", 7)
+    fresh = other.classifier.weight.clone()
+    models.load_init(other, ours)
+    assert torch.equal(other.classifier.weight, fresh), "of another width: it starts afresh"
+    assert torch.equal(other.backbone.conv1.weight, source.backbone.conv1.weight)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "expected weights, as safetensors or a state dict of torch.save, and cannot read"),
+        (b"hello", "expected weights, as safetensors or a state dict of torch.save"),
+        ({"model": {"a": 1}}, r"cannot read them \(it holds more than tensors\)"),
+        ({"a": torch.zeros(1)}, "its weights are of another network"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_init_refuses_what_is_no_weights_of_the_network(tmp_path, content, message, suffix):
+    path = tmp_path / f"file{suffix}"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif suffix == ".pt":
+        torch.save(content, path)
+    else:
+        pytest.skip("safetensors hold tensors only")
+    with pytest.raises(ValueError, match=message):
+        models.load_init(models.build("resnet8", 5), path)
+
+
+def test_a_file_that_cannot_be_taken_leaves_no_run(wbcli, tmp_path):
+    (tmp_path / "no.pt").write_bytes(b"no")
+    result = wbcli("stage1", "digitslt", "--init", tmp_path / "no.pt")
+    assert result.code == 2
+    assert result.err.startswith(f"Error: --init {tmp_path / 'no.pt'}: expected weights")
+    assert not (tmp_path / "runs").exists()

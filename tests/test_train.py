@@ -1,6 +1,7 @@
 """Training on the digits: both stages, their constraints, determinism, resuming."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from wbcli import config, data, extension, models, runs, stages
 from wbcli.balance import relative_radius
 from wbcli.data.batches import draw_epoch
 from wbcli.losses import class_balanced_weights
+from wbcli.train import _Step, make_optimizer
 
 CPU = torch.device("cpu")
 
@@ -305,3 +307,32 @@ def test_an_interrupted_run_that_measures_now_and_then_ends_the_same():
     run, resumed = train("part", settings)
     assert equal(resumed, weights)
     assert [bool(row["accuracy"]) for row in run.metrics()] == [False, False, True, True]
+
+
+@pytest.mark.parametrize("loss", ["ce", "cb", "cb-bce", "focal"])
+def test_the_parts_of_a_batch_add_up_to_its_gradient_where_batch_norm_is_frozen(loss):
+    settings = stage1(loss=loss, batch_size=30)
+    dataset = data.for_run(settings)
+    images = torch.from_numpy(dataset.train.images[::9][:30]).float() / 255
+    labels = torch.from_numpy(dataset.train.labels[::9][:30])
+    weights = class_balanced_weights(dataset.class_counts).float()
+
+    def gradients(parts: int) -> list[Tensor]:
+        torch.manual_seed(0)
+        network = models.for_run(settings, dataset.num_classes).double()
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.requires_grad_(False)  # and so in evaluation mode
+        parameters = [p for p in network.parameters() if p.requires_grad]
+        config = replace(settings, accumulate=parts)
+        optimizer = make_optimizer(parameters, [], [], config)
+        step = _Step(network, optimizer, weights, config, CPU)
+        step.start_epoch(0.01)
+        step(images.double(), labels)
+        assert step.loss_sum > 0
+        return [p.grad for p in parameters]
+
+    whole = gradients(1)
+    for parts in (2, 7):  # 7: of 4 and 5 images
+        for found, expected in zip(gradients(parts), whole, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-8)

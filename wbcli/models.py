@@ -117,7 +117,10 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         raise
     except Exception as error:  # a damaged or hostile file can raise anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"--init {path} cannot be read as weights: {reason}") from error
+        raise ValueError(
+            f"--init {path}: expected weights, as safetensors or a state dict of torch.save, "
+            f"and cannot read them ({reason})"
+        ) from error
     return weights
 
 

@@ -163,7 +163,7 @@ def _train(
     as_json: bool,
 ) -> dict | None:
     """Train, or say what would be trained; returns the metrics of the last epoch."""
-    from wbcli import stages
+    from wbcli import models, stages
 
     dataset = load(settings)
     _describe(settings, dataset)
@@ -171,6 +171,9 @@ def _train(
         _print_settings(settings, dataset, as_json)
         return None
     with wrong_usage():
+        if settings.init_from:  # before there is a run that could not be trained
+            network = models.for_run(settings, dataset.num_classes)
+            models.load_init(network, Path(settings.init_from))
         run = _open(runs_dir, settings, name, resume)
     if run.finished:
         console.say(f"run {run.name} is finished: nothing to continue")
