@@ -7,6 +7,7 @@ import torch
 
 from test_train import CPU, equal, stage1
 from wbcli import data, graph, models
+from wbcli.bench_tune import RandomFeatures
 from wbcli.data.batches import batches_of
 from wbcli.losses import class_balanced_weights
 from wbcli.train import fit, make_optimizer
@@ -82,6 +83,19 @@ def test_what_cannot_be_captured_is_said_and_trained_eagerly(digits, monkeypatch
         "it goes on without graphs"
     ]
     assert equal(weights, train(digits)[1])
+
+
+def test_cached_features_are_trained_on_without_graphs(digits):
+    settings = replace(stage1(), graph=True, epochs=1)
+    head, notes = torch.nn.Linear(4, 10), []
+    features = RandomFeatures(128, 10, 4, CPU)
+    optimizer = make_optimizer(list(head.parameters()), [], [], settings)
+    fitted = fit(head, features, optimizer, torch.ones(10), settings, on_note=notes.append)
+    assert len(list(fitted)) == 1
+    assert notes == [
+        "--graph: the step cannot be captured (only images in memory can be drawn within a graph); "
+        "it goes on without graphs"
+    ]
 
 
 def test_graphs_need_a_gpu(wbcli):

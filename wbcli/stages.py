@@ -106,13 +106,12 @@ def train(
         best = _save_epoch(config, run, network, optimizer, radii, row, best)
         listener.on_epoch(row)
         started = time.perf_counter()
-    weights = network.state_dict()
+    weights = {key: value.clone() for key, value in network.state_dict().items()}
     if "val" in splits:
         if evaluate.default_checkpoint(config) == "best":
-            weights = {key: value.clone() for key, value in weights.items()}
             network.load_state_dict(run.load_state("best.pt")["model"])
         evaluate.keep_temperature(run, settings, trained, splits["val"])
-    run.save_weights(weights)
+    run.save_weights(weights)  # last: with them the run is finished
     return row
 
 

@@ -124,16 +124,15 @@ class _Step:
 def _capture(step: _Step, batches: Batches, on_note: Callable[[str], None]) -> GraphedEpochs | None:
     """The epochs as CUDA graphs; None, and a note that says why, where they cannot be captured."""
     step.start_epoch(0.0)
-    if not isinstance(batches, Batches):
-        on_note("--graph: only images in memory can be captured; training goes on without graphs")
-        return None
-    try:
-        return GraphedEpochs(batches, step, step.state())
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        on_note(f"--graph: the step cannot be captured ({reason}); it goes on without graphs")
-        step.lr = None
-        return None
+    reason = "only images in memory can be drawn within a graph"
+    if isinstance(batches, Batches):
+        try:
+            return GraphedEpochs(batches, step, step.state())
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+    on_note(f"--graph: the step cannot be captured ({reason}); it goes on without graphs")
+    step.lr = None
+    return None
 
 
 def _parts(images: Tensor, labels: Tensor, count: int) -> Iterator[tuple[Tensor, Tensor]]:
