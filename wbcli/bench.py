@@ -231,30 +231,45 @@ def _summarize(
     times: dict[str, list[float]],
     one_pass: int,
 ) -> list[dict]:
-    ours = next(iter(peers))
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    copy_speed = peers["copy"].passes / medians["copy"]
+    compared = compare(times, next(iter(peers)))
+    copy_speed = peers["copy"].passes / compared["copy"]["median_us"]
     rows = []
     for name, peer in peers.items():
-        low, _, high = statistics.quantiles(times[name], n=4)
-        ratios = [mine / yours for mine, yours in zip(times[name], times[ours], strict=True)]
         rows.append(
-            {
-                "name": name,
+            compared[name]
+            | {
                 "shape": f"{case.shape[0]}x{case.shape[1]}",
                 "dtype": str(dtype).removeprefix("torch."),
                 "clipped": case.clipped,
                 "cache": case.cache,
-                "median_us": medians[name],
-                "spread": (high - low) / medians[name],
-                "ratio_to": ours,
-                "ratio": statistics.median(ratios),
                 "bytes": round(peer.passes * one_pass),
-                "fraction_of_copy": peer.passes / medians[name] / copy_speed,
+                "fraction_of_copy": peer.passes / compared[name]["median_us"] / copy_speed,
                 "rounds": len(times[name]),
             }
         )
     return rows
+
+
+def compare(times: dict[str, list[float]], ours: str) -> dict[str, dict]:
+    """What every benchmark says of the microseconds of each way in each round.
+
+    Returns:
+        For each name `name`, `median_us`, `spread` (interquartile range over median), `ratio_to`
+        (`ours`) and `ratio` (median over the rounds of its time over ours).
+    """
+    compared = {}
+    for name, values in times.items():
+        low, _, high = statistics.quantiles(values, n=4)
+        median = statistics.median(values)
+        ratios = [mine / yours for mine, yours in zip(values, times[ours], strict=True)]
+        compared[name] = {
+            "name": name,
+            "median_us": median,
+            "spread": (high - low) / median,
+            "ratio_to": ours,
+            "ratio": statistics.median(ratios),
+        }
+    return compared
 
 
 def _by_hand(w: Tensor, radius: float) -> Tensor:

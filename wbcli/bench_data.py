@@ -6,7 +6,6 @@ normalisation, a GPU does itself.
 """
 
 import random
-import statistics
 import time
 from collections.abc import Callable, Iterable
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from wbcli.bench import compare
 from wbcli.data import Dataset, Split, pictures
 from wbcli.data.loader import PictureBatches, bounds
 
@@ -76,7 +76,7 @@ def run(
         for name in shuffle.sample(list(ways), len(ways)):
             started = time.perf_counter()
             ways[name](number)
-            times[name].append((time.perf_counter() - started) / len(chosen))
+            times[name].append(1e6 * (time.perf_counter() - started) / len(chosen))
     processes = max(1, pictures.workers_to_use())
     return _summarize({name: values[1:] for name, values in times.items()}, processes)
 
@@ -115,22 +115,17 @@ def _ways(
 
 
 def _summarize(times: dict[str, list[float]], processes: int) -> list[dict]:
-    medians = {name: statistics.median(values) for name, values in times.items()}
+    compared = compare(times, OURS)
+    alone = compared[DECODER]["median_us"]
     rows = []
-    for name, values in times.items():
-        low, _, high = statistics.quantiles(values, n=4)
-        ratios = [mine / yours for mine, yours in zip(values, times[OURS], strict=True)]
+    for name, row in compared.items():
         used = 1 if name == DECODER else processes
         rows.append(
-            {
-                "name": name,
-                "median_us": 1e6 * medians[name],
-                "spread": (high - low) / medians[name],
-                "ratio_to": OURS,
-                "ratio": statistics.median(ratios),
-                "images_per_second": 1 / medians[name],
+            row
+            | {
+                "images_per_second": 1e6 / row["median_us"],
                 "processes": used,
-                "per_process": medians[DECODER] / medians[name] / used,
+                "per_process": alone / row["median_us"] / used,
             }
         )
     return rows

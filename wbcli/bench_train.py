@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from wbcli import data, evaluate, models
 from wbcli import device as devices
+from wbcli.bench import compare
 from wbcli.config import Config
 from wbcli.data import Dataset, Split, pictures
 from wbcli.data.batches import Batches, batches_of
@@ -190,19 +191,17 @@ def run(
         peaks = {name: processes.ask(name, "peak_mb") for name in WAYS}
     flops, peak_flops = flops_per_step(config, dataset), _matmul_flops(device)
     images = min(steps * config.batch_size, len(dataset.train.labels))
+    num_steps = images / config.batch_size
+    by_step = {
+        name: [1e6 * seconds / num_steps for seconds in values[WARM_UP:]]
+        for name, values in times.items()
+    }
     rows = []
-    for name, values in times.items():
-        seconds = statistics.median(values[WARM_UP:])
-        low, _, high = statistics.quantiles(values[WARM_UP:], n=4)
-        ratios = [m / o for m, o in zip(values, times[OURS], strict=True)][WARM_UP:]
-        per_second = images / seconds
+    for name, row in compare(by_step, OURS).items():
+        per_second = 1e6 * config.batch_size / row["median_us"]
         rows.append(
-            {
-                "name": name,
-                "median_us": 1e6 * seconds / (images / config.batch_size),
-                "spread": (high - low) / seconds,
-                "ratio_to": OURS,
-                "ratio": statistics.median(ratios),
+            row
+            | {
                 "images_per_second": per_second,
                 "epochs_per_minute": 60 * per_second / len(dataset.train.labels),
                 "peak_mb": peaks[name],

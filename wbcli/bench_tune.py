@@ -7,7 +7,6 @@ Legend: M heads, N images, K classes, D features.
 """
 
 import random
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from wbcli.balance import radius_of
+from wbcli.bench import compare
 from wbcli.config import Config
 from wbcli.heads import Heads, train_heads
 from wbcli.losses import class_balanced_weights
@@ -129,20 +129,7 @@ def _wait_for(device: torch.device) -> None:
 
 
 def _summarize(times: dict[str, list[float]]) -> list[dict]:
-    rows = []
-    for name, values in times.items():
-        low, median, high = statistics.quantiles(values, n=4)
-        ratios = [value / ours for value, ours in zip(values, times[OURS], strict=True)]
-        rows.append(
-            {
-                "name": name,
-                "median_us": median,
-                "spread": (high - low) / median,
-                "ratio_to": OURS,
-                "ratio": statistics.median(ratios),
-                "bytes": None,
-                "fraction_of_copy": None,
-                "rounds": len(values),
-            }
-        )
-    return rows
+    return [
+        row | {"bytes": None, "fraction_of_copy": None, "rounds": len(times[name])}
+        for name, row in compare(times, OURS).items()
+    ]

@@ -171,7 +171,7 @@ def tune_command(shapes, heads, steps, rounds, as_json, device, **unused):
     help="In memory: training is timed; on disk: loading.  [default: fashionmnistlt, or without "
     "its files digitslt]",
 )
-@click.option("--arch", type=click.Choice(config.ARCHS), help="[default: resnet20]")
+@click.option("--arch", type=click.Choice(config.ARCHS), default="resnet20", show_default=True)
 @click.option("--image-size", type=int, help="On disk.  [default: 224]")
 @click.option("--images", type=click.IntRange(2), default=2048, help="On disk.  [default: 2048]")
 @click.option("--batch-size", type=click.IntRange(2), default=64, show_default=True)
@@ -207,7 +207,7 @@ def train_command(data, image_size, precision, data_dir, device, as_json, **opti
         device, given = on_device(device, given | {"precision": precision}, None)
         keys = ("arch", "batch_size", "seed")
         given |= {key: options[key] for key in keys} | {"image_size": image_size}
-        settings = config.resolve_stage1({"arch": "resnet20"} | _given(given))
+        settings = config.resolve_stage1(given)
     devices.prepare(device, settings.precision, 0, deterministic=False)
     bench_way = _bench_loading if settings.image_size else _bench_training
     if options["accuracy"] is not None:
@@ -220,10 +220,6 @@ def train_command(data, image_size, precision, data_dir, device, as_json, **opti
         console.print_json(head | {"results": results})
         return
     console.print_table(columns, rows, f"{_describe(machine)}\n{caption}")
-
-
-def _given(options: dict) -> dict:
-    return {key: value for key, value in options.items() if value is not None}
 
 
 def _default_data(data_dir: str) -> str:
