@@ -12,11 +12,11 @@ import pytest
 from conftest import encoded, photo, write_folder, write_pictures
 from test_cli import in_a_process
 from wbcli import console, data
-from wbcli.data import check, pictures
+from wbcli.data import check, pictures, sources
 
 
 def examine(name: str = "mine", on_file=lambda count: None) -> check.Findings:
-    return check.examine(name, Path(), on_file)
+    return check.examine(sources.find(name).read(Path()), on_file)
 
 
 def texts(found: check.Findings) -> list[str]:
@@ -32,7 +32,7 @@ def test_every_file_is_read_and_told():
     write_folder(Path("mine"), {"a": 30, "b": 1}, test=1)
     told = []
     examine(on_file=told.append)
-    assert sum(told) == check.num_files("mine", Path()) == 33
+    assert sum(told) == check.num_files(sources.find("mine").read(Path())) == 33
     assert max(told) <= check.CHUNK
 
 

@@ -297,12 +297,11 @@ def shortened(counts: list[int]) -> str:
 
 def examine_files(settings: config.Config):
     """`check.examine` of a data set, with a progress bar."""
-    from wbcli.data import check
+    from wbcli.data import check, sources
 
-    data_dir = Path(settings.data_dir)
-    total = check.num_files(settings.dataset, data_dir)
-    with console.counting(total) as advance:
-        return check.examine(settings.dataset, data_dir, advance)
+    content = sources.find(settings.dataset).read(Path(settings.data_dir))
+    with console.counting(check.num_files(content)) as advance:
+        return check.examine(content, advance)
 
 
 def find_parent(runs_dir: Path, reference: str | None) -> runs.Run:

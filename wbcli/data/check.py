@@ -12,18 +12,17 @@ from typing import NamedTuple
 import numpy as np
 from torch.utils.data import Dataset
 
-from wbcli.data import pictures, sources
+from wbcli.data import pictures
 from wbcli.data.pictures import BrokenPicture, Pictures
-from wbcli.data.readers import Problem
+from wbcli.data.readers import Content, Problem
 from wbcli.data.workers import by_workers
 
 CHUNK = 16  # files that a process reads at a time
 SPLITS = ("train", "val", "test")
 
 
-def num_files(name: str, data_dir: Path) -> int:
+def num_files(content: Content) -> int:
     """Pictures on disk in all splits of a data set; 0 for one that lives in memory."""
-    content = sources.find(name).read(data_dir)
     splits = [getattr(content, split) for split in SPLITS]
     return sum(len(s[1]) for s in splits if s and isinstance(s[0], Pictures))
 
@@ -39,18 +38,13 @@ class Findings(NamedTuple):
     warnings: list[str]
 
 
-def examine(
-    name: str, data_dir: Path, on_file: Callable[[int], None] = lambda count: None
-) -> Findings:
+def examine(content: Content, on_file: Callable[[int], None] = lambda count: None) -> Findings:
     """Mistakes in lists, missing and broken files, and duplicates across train and test.
 
     Args:
+        content: what the `read` of a source found.
         on_file: told the number of files that have just been read.
-
-    Raises:
-        ValueError, FileNotFoundError: there is nothing that could be checked.
     """
-    content = sources.find(name).read(data_dir)
     problems, images_of = list(content.problems), {}
     absent = {problem.file for problem in problems}
     digests: dict[str, dict[bytes, str]] = {}
