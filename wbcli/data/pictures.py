@@ -1,7 +1,8 @@
 """Pictures on disk: where they are, and how one becomes a uint8 array of the size asked for.
 
 Every format that Pillow reads, as RGB or grey: EXIF orientation is applied, palettes and CMYK
-are converted, 16-bit grey is scaled to 8 bits, transparency is dropped.
+are converted, 16-bit grey is scaled to 8 bits, transparency is dropped. Pixels of floating point
+have no known range and are refused.
 
 Legend: N pictures, S side of the square that a network sees, C channels.
 """
