@@ -50,6 +50,32 @@ def test_training_prints_json_and_nothing_else_on_stdout(wbcli):
         assert wbcli("eval", result["run"], "--json").json["accuracy"] == result["accuracy"]
 
 
+NOT_NEEDED = ("torch._dynamo", "sympy", "torchvision", "matplotlib", "optuna", "scipy", "rich")
+SCRIPT = f"""
+import sys
+from wbcli import cli, optim
+
+step = optim.SGD.step
+def watched(self):
+    step(self)
+    print([name for name in {NOT_NEEDED} if name in sys.modules], file=sys.stderr)
+    raise KeyboardInterrupt
+optim.SGD.step = watched
+cli.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("command", [("stage1", "digitslt"), ("stage2", "first")])
+def test_up_to_the_first_step_nothing_is_imported_that_takes_long_and_is_not_needed(
+    trained, command
+):
+    ran = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *command, "-q"], capture_output=True, text=True
+    )
+    assert ran.returncode == 130
+    assert ran.stderr.splitlines()[0] == "[]"
+
+
 def test_eval_json(wbcli, trained):
     result = wbcli("eval", "first", "--json").json
     assert result["run"] == "first"

@@ -334,3 +334,18 @@ def test_wrong_settings_are_refused_at_once(settings, message):
     with pytest.raises(ValueError) as error:
         SGD([head().weight], **settings)
     assert message in str(error.value)
+
+
+def test_where_somebody_compiles_the_guards_of_torch_are_met(monkeypatch):
+    """torch.optim marks these methods for torch.compile, and imports it to do so."""
+    import torch._dynamo  # as torch.compile does
+
+    names = ("zero_grad", "state_dict", "add_param_group", "load_state_dict")
+    for name in names:
+        monkeypatch.delattr(getattr(torch.optim.Optimizer, name).__wrapped__, "__dynamo_disable", 0)
+    w = torch.nn.Parameter(torch.ones(2, 3))
+    optimizer = SGD([w], lr=0.1)
+    optimizer.zero_grad()
+    optimizer.load_state_dict(optimizer.state_dict())
+    for name in names:
+        assert hasattr(getattr(torch.optim.Optimizer, name).__wrapped__, "__dynamo_disable")

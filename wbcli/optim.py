@@ -1,5 +1,9 @@
 """SGD whose step ends on the constraint set, and the same constraint for any other optimiser."""
 
+import functools
+import sys
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.optim.sgd import sgd
@@ -7,6 +11,24 @@ from torch.optim.sgd import sgd
 from wbcli import ops
 
 CONSTRAINTS = ("max_norm", "unit_norm")
+
+
+def _unguarded(name: str) -> Callable:
+    """Optimizer's method without its guard against torch.compile, where nobody compiles.
+
+    The guard imports torch._dynamo when it is first met: a second, of three until a first step.
+    """
+    guarded = getattr(torch.optim.Optimizer, name)
+    bare = getattr(guarded, "__wrapped__", guarded)
+
+    @functools.wraps(guarded)
+    def method(self, *args, **kwargs):
+        return (guarded if "torch._dynamo" in sys.modules else bare)(self, *args, **kwargs)
+
+    return method
+
+
+_add_param_group, _load_state_dict = _unguarded("add_param_group"), _unguarded("load_state_dict")
 
 
 class SGD(torch.optim.Optimizer):
@@ -65,8 +87,11 @@ class SGD(torch.optim.Optimizer):
         }
         super().__init__(params, defaults)
 
+    zero_grad = _unguarded("zero_grad")
+    state_dict = _unguarded("state_dict")
+
     def add_param_group(self, param_group: dict) -> None:
-        super().add_param_group(param_group)
+        _add_param_group(self, param_group)
         try:
             _check_group(self.param_groups[-1])
         except ValueError:
@@ -81,7 +106,7 @@ class SGD(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict: dict) -> None:
         constraints = [{key: group[key] for key in CONSTRAINTS} for group in self.param_groups]
-        super().load_state_dict(state_dict)
+        _load_state_dict(self, state_dict)
         loaded_groups = state_dict["param_groups"]
         for group, loaded, own in zip(self.param_groups, loaded_groups, constraints, strict=True):
             if loaded.get("max_norm") is None and not loaded.get("unit_norm"):
