@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from conftest import write_cifar100
-from wbcli import cli
+from wbcli import cli, runs
 from wbcli.data import sources
 
 SHORT = ("--epochs", "1", "--batch-size", "64")
@@ -48,6 +48,21 @@ def test_training_prints_json_and_nothing_else_on_stdout(wbcli):
     for result in (second, third):
         assert set(result) == {"run", "path", "seconds", "accuracy"}
         assert wbcli("eval", result["run"], "--json").json["accuracy"] == result["accuracy"]
+
+
+def test_runs_shows_the_epoch_that_was_measured_last(wbcli):
+    command = ("stage1", "digitslt", "--epochs", "3", "--eval-every", "2", "--name", "first")
+    assert wbcli(*command).code == 0
+    run = runs.Run(Path("runs/first"))
+    rows = run.metrics()
+    for kept, expected in ((3, rows[2]["accuracy"]), (2, rows[1]["accuracy"]), (1, None)):
+        run.write_metrics(rows[:kept])
+        (row,) = wbcli("runs", "--json").json
+        assert (row["epochs_done"], row["accuracy"]) == (kept, expected)
+    assert "first" in wbcli("runs").out
+    again = wbcli(*command, "--resume")  # it is finished, and its last lines are gone
+    assert again.code == 1
+    assert "metrics.jsonl is missing or damaged; the weights are not" in again.err
 
 
 NOT_NEEDED = ("torch._dynamo", "sympy", "torchvision", "matplotlib", "optuna", "scipy", "rich")

@@ -152,6 +152,27 @@ def test_learning_curves_by_group():
     assert axes[0].lines[1].get_marker() == "."  # a single epoch is seen all the same
 
 
+def test_learning_curves_of_epochs_that_were_not_all_measured():
+    accuracy = {"all": 51.0, "many": 90.0, "medium": 60.0, "few": 5.0}
+    rows = [
+        {"epoch": epoch, "train_loss": 1 / epoch, "accuracy": None} for epoch in (1, 2, 3, 4, 5)
+    ]
+    for i in (1, 3):
+        rows[i] |= {"accuracy": accuracy, "val_accuracy": accuracy | {"all": 40.0 + i}}
+    once = [rows[0], rows[1]]
+    axes = figures.learning_curves([("run", rows), ("once", once), ("never", rows[:1])]).axes
+    assert lines(axes[0]) == {
+        "run": [1, 1 / 2, 1 / 3, 1 / 4, 1 / 5],
+        "once": [1, 0.5],
+        "never": [1],
+    }
+    run, validation, single, _ = axes[1].lines
+    assert run.get_xydata().tolist() == [[2, 51], [4, 51]]
+    assert validation.get_xydata().tolist() == [[2, 41], [4, 43]]
+    assert single.get_xydata().tolist() == [[2, 51]]
+    assert (run.get_marker(), single.get_marker()) == ("", "."), "one point is no line"
+
+
 def accuracy_keys():
     return ("all", "many", "medium", "few")
 

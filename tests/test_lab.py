@@ -211,7 +211,21 @@ def test_a_data_set_is_read_once_for_each_subset(monkeypatch):
     assert read == [(50, 0), (10, 0), (50, 2)]
 
 
-@pytest.mark.parametrize("damage", ["", '{"epoch": 1, "seconds": 1, "accuracy": {}}\n{"ep'])
+UNMEASURED = '{"epoch": 2, "seconds": 1, "accuracy": null, "row_norms": []}\n'
+
+
+def test_both_stages_of_a_part_measure_as_often_as_the_study_says():
+    here = make_lab(epochs=3, eval_every=2)
+    parent = here.stage1(0, "")
+    child = here.stage2(parent, "", epochs=3)
+    for run in (parent, child):
+        assert [row["epoch"] for row in run.metrics() if row["accuracy"]] == [2, 3]
+        assert lab.last_epoch(run) == run.metrics()[-1]
+
+
+@pytest.mark.parametrize(
+    "damage", ["", '{"epoch": 1, "seconds": 1, "accuracy": {}}\n{"ep', UNMEASURED]
+)
 def test_a_part_whose_metrics_are_lost_is_named(damage):
     run = make_lab().stage1(0, "")
     assert lab.last_epoch(run)["epoch"] == 2

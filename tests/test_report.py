@@ -176,6 +176,14 @@ def test_decay_curves_take_the_runs_that_differ_in_wd_alone(runs_dir):
     assert report.decay_curves([wd, naive]) == ([], "val")
 
 
+def test_decay_curves_take_runs_that_were_measured_more_or_less_often(runs_dir):
+    naive = runs.Run(runs_dir / "naive")
+    curves, _ = report.decay_curves([naive])
+    runs.write_json(naive.path / "config.json", naive.record() | {"eval_every": 7})
+    again, _ = report.decay_curves([naive])
+    assert len(curves) == 1 and again[0][1] == curves[0][1]
+
+
 def test_decay_curves_prefer_validation_images(runs_dir):
     for name, accuracy in (("naive", 20.0), ("wd", 30.0)):
         run = runs.Run(runs_dir / name)

@@ -281,9 +281,10 @@ def learning_curves(runs: list[tuple[str, list[dict]]]) -> Figure:
         grid["loss"].plot(epochs, losses, label=plain(title), **line)
         measured = [row for row in rows if row["accuracy"]]  # --eval-every
         epochs = [row["epoch"] for row in measured]
-        for group in GROUPS:
+        line |= {"marker": "." if len(measured) == 1 else ""}
+        for group in GROUPS if measured else ():
             grid[group].plot(epochs, _accuracies(measured, "accuracy", group), **line)
-            if "val_accuracy" in rows[-1]:
+            if "val_accuracy" in measured[-1]:
                 thin = line | {"linewidth": 0.5}
                 grid[group].plot(epochs, _accuracies(measured, "val_accuracy", group), **thin)
     grid["loss"].set_title("training loss")

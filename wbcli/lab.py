@@ -56,7 +56,7 @@ class Lab:
         return self._train(settings, label, cached)
 
     def stage2_settings(self, parent: Run, **options: Any) -> Config:
-        keys = (*STAGE2_ONLY, "precision", "deterministic", "data_dir")
+        keys = (*STAGE2_ONLY, "eval_every", "precision", "deterministic", "data_dir")
         given = {key: self.options.get(key) for key in keys}
         return config.resolve_stage2(parent.config(), parent.name, given | options)
 
@@ -111,7 +111,7 @@ def last_epoch(run: Run) -> dict[str, Any]:
         ValueError: they are missing or damaged.
     """
     rows = run.metrics()
-    if not rows or rows[-1]["epoch"] < run.config().epochs:
+    if not rows or rows[-1]["epoch"] < run.config().epochs or not rows[-1]["accuracy"]:
         raise ValueError(
             f"{run.path / 'metrics.jsonl'} is missing or damaged: delete the folder {run.path}, "
             "and it will be made again"

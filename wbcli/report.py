@@ -14,6 +14,7 @@ from wbcli.ops import row_norms
 from wbcli.page import Picture, render
 from wbcli.runs import Run
 
+NOT_COMPARED = ("wd", "data_dir", "eval_every")  # what runs on one curve over λ may differ in
 WORDS = {  # figure: heading, what to see in it
     "per_class_accuracy": (
         "Accuracy by class",
@@ -227,7 +228,7 @@ def _of_decays(stage1_runs: list[Run]) -> list[Drawing]:
 
 def _all_but_wd(run: Run) -> dict:
     settings = asdict(run.config())
-    return {key: value for key, value in settings.items() if key not in ("wd", "data_dir")}
+    return {key: value for key, value in settings.items() if key not in NOT_COMPARED}
 
 
 def _write(chosen: list[Run], models: list[dict], drawings: list[Drawing], folder: Path) -> dict:

@@ -187,7 +187,7 @@ def _train(
             listener = stages.Listener(progress.on_batch, progress.on_epoch, console.warn)
             stages.train(settings, run, dataset, device, runs_dir, listener)
     rows = run.metrics()
-    if not rows:
+    if not rows or not rows[-1]["accuracy"]:  # a finished run's last epoch is measured
         raise ValueError(
             f"{run.path / 'metrics.jsonl'} is missing or damaged; the weights are not: "
             f"measure them with wbcli eval {run.name}"
