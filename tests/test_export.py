@@ -66,7 +66,7 @@ def test_onnx_takes_batches_of_any_size(wbcli, trained, tmp_path):
     session = onnxruntime.InferenceSession("here.onnx")
     dataset = data.load("digitslt", "data", imbalance_factor=50)
     run = runs.Run(tmp_path / "runs" / "first")
-    network = run.network(dataset.num_classes).eval()
+    network = run.network(dataset.class_names).eval()
     for count in (1, 7, 300):
         images = dataset.test.images[:count]
         x = (torch.from_numpy(images).float() / 255 - 0.305) / 0.376

@@ -61,7 +61,7 @@ def batches_of(digits, batch_size, split="train"):
 
 def through_the_network(parent, digits, settings):
     """Stage 2 without a cache: every batch goes through the frozen network."""
-    network = parent.network(digits.num_classes)
+    network = parent.network(digits.class_names)
     parameters = models.freeze_all_but(network, models.last_layers(network, 1))
     weight = network.classifier.weight
     radii = [radius_of(settings.maxnorm, settings.radius, weight)]
@@ -164,10 +164,10 @@ def test_a_split_that_is_measured_is_computed_once(digits):
 
 @pytest.mark.parametrize("split", ["test", "val"])
 def test_measured_features_make_the_logits_of_the_network(parent, digits, split):
-    network = parent.network(digits.num_classes)
+    network = parent.network(digits.class_names)
     network.train()  # what a caller does with it must not matter
     cached = features.of_splits(network, digits, stage2(parent), CPU, HERE)[split]
-    expected = parent.network(digits.num_classes).eval()
+    expected = parent.network(digits.class_names).eval()
     images = batches_of(digits, EVAL_BATCH, split).evaluate()
     with torch.no_grad():
         for (x, labels), (pictures, same) in zip(cached.evaluate(), images, strict=True):
@@ -176,7 +176,7 @@ def test_measured_features_make_the_logits_of_the_network(parent, digits, split)
 
 
 def test_the_frozen_batch_norms_do_not_move(parent, digits):
-    network = parent.network(digits.num_classes)
+    network = parent.network(digits.class_names)
     network.train()
     before = {key: value.clone() for key, value in network.state_dict().items()}
     for part in features.of_splits(network, digits, stage2(parent), CPU, HERE).values():
@@ -188,7 +188,7 @@ def test_the_frozen_batch_norms_do_not_move(parent, digits):
 def test_the_splits_of_a_data_set_without_validation_images(parent):
     settings = replace(stage2(parent), val_per_class=0, views=3)
     dataset = data.for_run(settings)
-    splits = features.of_splits(parent.network(dataset.num_classes), dataset, settings, CPU, HERE)
+    splits = features.of_splits(parent.network(dataset.class_names), dataset, settings, CPU, HERE)
     assert list(splits) == ["train", "test"]
     assert {(f.views, f.batch_size, f.keep) for f in splits.values()} == {(3, 64, False)}
 
@@ -196,7 +196,7 @@ def test_the_splits_of_a_data_set_without_validation_images(parent):
 def test_features_of_bf16_are_kept_in_float32(parent, digits):
     exact, rounded = (
         features.of_splits(
-            parent.network(digits.num_classes),
+            parent.network(digits.class_names),
             digits,
             stage2(parent, precision=precision),
             CPU,
@@ -271,7 +271,7 @@ def test_a_shared_cache_gives_the_weights_of_an_own_one(parent, digits, train, m
 
 def test_the_classifier_itself_trains_in_float32_whatever_the_precision(parent, digits, train):
     settings = stage2(parent)
-    exact = features.of_splits(parent.network(digits.num_classes), digits, settings, CPU, HERE)
+    exact = features.of_splits(parent.network(digits.class_names), digits, settings, CPU, HERE)
     expected = train("fp32", settings, cached=exact)[1]
     assert equal(train("bf16", replace(settings, precision="bf16"), cached=exact)[1], expected)
 

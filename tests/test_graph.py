@@ -40,7 +40,7 @@ def train(digits, device=CPU, **options):
             optimizer,
             weights,
             settings,
-            on_batch=seen.append,
+            after_step=seen.append,
             on_note=notes.append,
         )
     )

@@ -46,7 +46,7 @@ def logits_of(run, digits, index):
     """Of test images, through the run's own batches."""
     from wbcli.data.batches import batches_of
 
-    network = run.network(digits.num_classes).eval()
+    network = run.network(digits.class_names).eval()
     images, _ = next(iter(batches_of(digits, "test", resolve("cpu")).evaluate()))
     with torch.no_grad():
         return evaluate.logits_of(network, images[index], tta=False)

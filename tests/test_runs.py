@@ -151,8 +151,11 @@ def test_checkpoints_hold_tensors_and_containers_only():
     state = {"epoch": 3, "model": {"w": torch.ones(2)}, "accuracy": 5.0}
     run.save_state("best.pt", state)
     assert run.load_state("best.pt")["epoch"] == 3
-    run.save_state("checkpoint.pt", state)
-    with pytest.raises(ValueError, match=r"checkpoint.pt lacks best, optimizer, radii"):
+    run.save_state("checkpoint.pt", state | {"epoch": "3"})
+    with pytest.raises(ValueError, match=r"checkpoint.pt lacks best, epoch, .*: it is of another"):
+        run.load_state("checkpoint.pt")
+    run.save_state("checkpoint.pt", [state])
+    with pytest.raises(ValueError, match=r"checkpoint.pt: expected a dict, got list"):
         run.load_state("checkpoint.pt")
     torch.save(Hostile(), run.path / "checkpoint.pt")
     with pytest.raises(ValueError, match=r"checkpoint.pt cannot be read"):

@@ -184,7 +184,7 @@ def test_rows_train_their_last_layers_and_nothing_else(ablation, name, layers, e
     run = ablation.runs[name, layers]
     parent = runs.Run(ablation.folder / run.config().parent)
     before, after = parent.load_weights(), run.load_weights()
-    network = parent.network(data.for_run(parent.config()).num_classes)
+    network = parent.network(data.for_run(parent.config()).class_names)
     last = [module for layer in models.last_layers(network, layers) for module in layer]
     assert sum(isinstance(module, nn.Conv2d | nn.Linear) for module in last) == layers
     trained = {name for name, module in network.named_modules() if module in last}

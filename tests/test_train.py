@@ -1,6 +1,7 @@
 """Training on the digits: both stages, their constraints, determinism, resuming."""
 
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import torch
 from torch import Tensor
 
 from wbcli import config, data, extension, models, runs, stages
+from wbcli import train as train_module
 from wbcli.balance import relative_radius
 from wbcli.data.batches import draw_epoch
 from wbcli.losses import class_balanced_weights
-from wbcli.train import _Step, make_optimizer
+from wbcli.train import Position, _Step, make_optimizer
 
 CPU = torch.device("cpu")
 
@@ -93,24 +95,69 @@ def test_the_released_recipe_keeps_the_epoch_that_is_best_on_the_test_set():
     assert best["epoch"] == accuracies.index(max(accuracies)) + 1
 
 
-@pytest.mark.parametrize("stop", ["between epochs", "within an epoch"])
+STOPS = {"between epochs": ("on_epoch", 1, (1, 0)), "within an epoch": ("on_batch", 25, (1, 7))}
+
+
+@pytest.mark.parametrize("stop", STOPS)
 def test_a_run_that_was_stopped_continues_as_if_it_never_was(stop):
-    whole = train("whole", stage1(epochs=3))[1]
+    whole, weights = train("whole", stage1(epochs=3))
+    name, number, position = STOPS[stop]  # 18 batches are an epoch
 
     def interrupt(progress):
         seen.append(progress)
-        if len(seen) == (1 if stop == "between epochs" else 25):
+        if len(seen) == number:
             raise KeyboardInterrupt
 
     seen: list = []
-    name = "on_epoch" if stop == "between epochs" else "on_batch"  # 18 batches are an epoch
     with pytest.raises(KeyboardInterrupt):
         train("stopped", stage1(epochs=3), stages.Listener(**{name: interrupt}))
     run = runs.Run(Path("runs") / "stopped")
     assert not run.finished
-    assert run.epochs_done() == 1
-    assert equal(whole, train("stopped", stage1(epochs=3))[1])
-    assert [row["epoch"] for row in run.metrics()] == [1, 2, 3]
+    state = run.load_state("checkpoint.pt")
+    assert (state["epoch"], state["step"]) == position
+    seen.clear()
+    listener = stages.Listener(on_batch=seen.append)
+    assert equal(weights, train("stopped", stage1(epochs=3), listener)[1])
+    assert len(seen) == 54 - 18 * position[0] - position[1], "no step is made twice"
+    assert timeless(run) == timeless(whole)
+
+
+def timeless(run: runs.Run) -> list[dict]:
+    """Its metrics, but for the clock."""
+    return [
+        {key: row[key] for key in row if key not in ("seconds", "images_per_second")}
+        for row in run.metrics()
+    ]
+
+
+@pytest.mark.parametrize("options", [{}, {"project": "epoch", "radius": 0.3}], ids=str)
+def test_an_epoch_that_is_not_yet_measured_is_measured_when_the_run_goes_on(monkeypatch, options):
+    settings = stage1(epochs=2, val_per_class=2, **options)
+    whole, weights = train("whole", settings)
+    measure = stages._epoch_accuracies
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages, "_epoch_accuracies", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train("stopped", settings)
+    run = runs.Run(Path("runs") / "stopped")
+    assert run.metrics() == []
+    assert run.load_state("checkpoint.pt")["row"]["epoch"] == 1
+    monkeypatch.setattr(stages, "_epoch_accuracies", measure)
+    assert equal(weights, train("stopped", settings)[1])
+    assert timeless(run) == timeless(whole)
+    assert run.load_state("best.pt")["accuracy"] == whole.load_state("best.pt")["accuracy"]
+
+
+def test_checkpoints_are_written_within_an_epoch_too():
+    settings, saved = stage1(epochs=2), []
+    run = runs.create(Path("runs"), settings, "run")
+    listener = stages.Listener(on_save=lambda *position: saved.append(position))
+    dataset = data.for_run(settings)
+    stages.train(settings, run, dataset, CPU, Path("runs"), listener, save_every=8)
+    assert saved == [(0, 8), (0, 16), (1, 0), (1, 8), (1, 16), (2, 0)]
 
 
 def test_a_line_of_metrics_without_its_checkpoint_is_trained_again():
@@ -127,15 +174,53 @@ def _interrupt(row):
     raise KeyboardInterrupt
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_epoch():
-    with pytest.raises(KeyboardInterrupt):
-        train("run", stage1(), stages.Listener(on_epoch=_interrupt))
+def spoiled_loss(monkeypatch, value: float, step: int) -> None:
+    """Have the loss of that step (from 1) be `value`."""
+    seen, plain = [], train_module.LOSSES["ce"]
+
+    def loss(logits, labels, weights):
+        seen.append(1)
+        return plain(logits, labels, weights) * (value if len(seen) == step else 1)
+
+    monkeypatch.setitem(train_module.LOSSES, "ce", loss)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state(monkeypatch, value):
+    spoiled_loss(monkeypatch, value, step=25)
+    with pytest.raises(ArithmeticError) as error:
+        train("run", stage1(epochs=9, wd=0.002))
     run = runs.Run(Path("runs") / "run")
-    before = (run.path / "checkpoint.pt").read_bytes()
-    with pytest.raises(ArithmeticError, match=r"became nan in epoch 2 .* lower --lr or --wd"):
-        train("run", stage1(lr=1e30))
-    assert (run.path / "checkpoint.pt").read_bytes() == before
+    assert str(error.value) == (
+        "the training loss became nan or infinite in epoch 2, step 7 (lr 0.0484923, weight decay "
+        "0.002): lower --lr or --wd; the last good checkpoint is of epoch 1 "
+        f"({run.path}/checkpoint.pt)"
+    )
+    state = run.load_state("checkpoint.pt")
+    assert (state["epoch"], state["step"]) == (1, 0)
     assert not run.finished
+
+
+def test_a_loss_that_is_not_finite_is_noticed_within_the_epoch(monkeypatch):
+    monkeypatch.setattr(train_module, "CHECK_EVERY", 5)
+    spoiled_loss(monkeypatch, math.nan, step=7)
+    seen = []
+    with pytest.raises(ArithmeticError, match=r"in epoch 1, step 7 .*; there is no checkpoint yet"):
+        train("run", stage1(), stages.Listener(on_batch=seen.append))
+    assert len(seen) == 9, "steps until it was noticed, of 18"
+
+
+def test_weights_that_are_not_finite_are_never_saved(monkeypatch):
+    """The loss of the last step of an epoch says nothing of what that step made of the weights."""
+
+    def spoil(optimizer):
+        next(iter(optimizer.param_groups[0]["params"])).data.view(-1)[0] = math.inf
+
+    monkeypatch.setattr(train_module, "project", spoil)
+    with pytest.raises(ArithmeticError, match="a weight became nan or infinite in epoch 1, step l"):
+        train("run", stage1(project="epoch", radius=1.0, val_per_class=2))
+    assert not {"best.pt", "checkpoint.pt"} & set(os.listdir("runs/run"))
+    assert runs.Run(Path("runs/run")).metrics() == []
 
 
 @pytest.mark.parametrize("project", ["step", "epoch"])
@@ -160,7 +245,7 @@ def test_stage1_with_unit_norm_keeps_rows_at_length_1():
 def test_a_bottleneck_network_trains_and_is_read_again():
     run, weights = train("run", stage1(bottleneck=2))
     assert weights["classifier.weight"].shape == (10, 2)
-    network = run.network(data.for_run(run.config()).num_classes)
+    network = run.network(data.for_run(run.config()).class_names)
     assert equal(weights, network.state_dict())
 
 
@@ -168,7 +253,7 @@ def test_a_bottleneck_network_trains_and_is_read_again():
 def test_stage2_trains_the_last_layers_and_nothing_else(parent, layers):
     before = parent.load_weights()
     run, after = train("child", stage2(parent, layers=layers))
-    network = parent.network(data.for_run(parent.config()).num_classes)
+    network = parent.network(data.for_run(parent.config()).class_names)
     models.freeze_all_but(network, models.last_layers(network, layers))
     trained = {name.rsplit(".", 1)[0] for name, p in network.named_parameters() if p.requires_grad}
     for key, value in after.items():
@@ -267,7 +352,7 @@ def test_released_stage2_equals_a_plainly_written_one():
     assert (settings.loss, settings.project, settings.maxnorm) == ("cb-bce", "epoch", 0.1)
     dataset = data.for_run(settings)
     assert math.ceil(len(dataset.train.labels) / settings.batch_size) * settings.epochs == 20
-    network = parent.network(dataset.num_classes, "best")
+    network = parent.network(dataset.class_names, "best")
     radius = relative_radius(network.classifier.weight, 0.1)
     clipped = plain_released_stage2(network, dataset, settings, radius)
     assert min(clipped[:-1]) >= 4, f"MaxNorm clipped {clipped} of 10 rows: it must bind"
@@ -326,10 +411,11 @@ def test_the_parts_of_a_batch_add_up_to_its_gradient_where_batch_norm_is_frozen(
         parameters = [p for p in network.parameters() if p.requires_grad]
         config = replace(settings, accumulate=parts)
         optimizer = make_optimizer(parameters, [], [], config)
-        step = _Step(network, optimizer, weights, config, CPU)
+        position = Position(CPU)
+        step = _Step(network, optimizer, weights, config, position)
         step.start_epoch(0.01)
         step(images.double(), labels)
-        assert step.loss_sum > 0
+        assert position.loss_sum > 0
         return [p.grad for p in parameters]
 
     whole = gradients(1)

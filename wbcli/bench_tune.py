@@ -35,10 +35,10 @@ class RandomFeatures:
         self.values = torch.randn(size, num_features, generator=generator).to(device)
         self.labels = torch.randint(num_classes, (size,), generator=generator).to(device)
 
-    def train(self, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def train(self, seed: int, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         generator = torch.Generator().manual_seed(epoch)
         order = torch.randperm(self.size, generator=generator).to(self.labels.device)
-        for index in order.split(BATCH):
+        for index in order.split(BATCH)[first:]:
             yield self.values[index], self.labels[index]
 
 

@@ -67,17 +67,22 @@ def format_settings(settings: dict[str, Any]) -> str:
     )
 
 
+def counted(number: int, what: str) -> str:
+    """1 epoch, 2 epochs"""
+    return f"{number} {what}" + "s" * (number != 1)
+
+
 class Progress:
     """Progress of a training: a live bar on a terminal, a line for each epoch on a pipe.
 
     With `lines` off, for one training among many, a pipe gets nothing.
     """
 
-    def __init__(self, epochs: int, first_epoch: int, images_per_epoch: int, *, lines: bool = True):
-        self.epochs, self.lines = epochs, lines
+    def __init__(self, epochs: int, images_per_epoch: int, *, lines: bool = True):
+        self.epochs, self.images_per_epoch, self.lines = epochs, images_per_epoch, lines
         self.bar = self.task = None
         if verbosity >= 0 and sys.stderr.isatty():
-            self.bar, self.task = _bar(epochs * images_per_epoch, first_epoch * images_per_epoch)
+            self.bar, self.task = _bar(epochs * images_per_epoch)
 
     def __enter__(self) -> "Progress":
         if self.bar:
@@ -91,6 +96,11 @@ class Progress:
     def on_batch(self, images: int) -> None:
         if self.bar:
             self.bar.advance(self.task, images)
+
+    def on_save(self, epoch: int, step: int) -> None:
+        """A run that is continued starts where its checkpoint is."""
+        if self.bar and not step:
+            self.bar.update(self.task, completed=epoch * self.images_per_epoch)
 
     def on_epoch(self, row: dict[str, Any]) -> None:
         if self.bar:
@@ -107,7 +117,7 @@ def counting(total: int) -> Iterator[Callable[[int], None]]:
     if verbosity < 0 or not sys.stderr.isatty():
         yield lambda count: None
         return
-    bar, task = _bar(total, 0, "reading files", "files/s")
+    bar, task = _bar(total, "reading files", "files/s")
     with bar:
         yield lambda count: bar.advance(task, count)
 
@@ -123,7 +133,7 @@ def _describe(row: dict[str, Any], epochs: int) -> str:
     )
 
 
-def _bar(total: int, done: int, title: str = "first epoch", unit: str = "images/s"):
+def _bar(total: int, title: str = "first epoch", unit: str = "images/s"):
     from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
     from rich.text import Text
 
@@ -138,7 +148,7 @@ def _bar(total: int, done: int, title: str = "first epoch", unit: str = "images/
         TimeRemainingColumn(),
         console=_console(sys.stderr),
     )
-    return bar, bar.add_task(title, total=total, completed=done)
+    return bar, bar.add_task(title, total=total)
 
 
 def _console(stream, width: int | None = None):

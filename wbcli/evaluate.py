@@ -218,7 +218,7 @@ def evaluate_run(
     dataset = data.for_run(config, data_dir)
     checkpoint = checkpoint or default_checkpoint(config)
     tta = config.tta if tta is None else tta
-    network = run.network(dataset.num_classes, checkpoint)
+    network = run.network(dataset.class_names, checkpoint)
     network.to(device, memory_format=torch.channels_last)
 
     def batches(name: str):

@@ -55,12 +55,12 @@ class Features:
         self.size, self.labels = images.size, images.labels
         self._kept: dict[object, Tensor] = {}
 
-    def train(self, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch in random order: (features [B, D], labels [B])."""
+    def train(self, seed: int, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch in random order, from batch `first` on: (features [B, D], labels [B])."""
         view = self._view(seed, epoch % self.views if self.views else epoch)
         order = self.images.order(seed, epoch)
         device = order.device
-        for start, stop in bounds(self.size, self.batch_size):
+        for start, stop in bounds(self.size, self.batch_size)[first:]:
             index = order[start:stop]
             rows = view[index.to(view.device)]
             yield rows.to(device, torch.float32), self.labels[index]
@@ -132,8 +132,8 @@ class Views:
         self.batches, self.views = batches, views
         self.size, self.labels = batches.size, batches.labels
 
-    def train(self, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        return self.batches.train(seed, epoch, epoch % self.views)
+    def train(self, seed: int, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.batches.train(seed, epoch, first, epoch % self.views)
 
 
 def is_frozen(config: Config) -> bool:

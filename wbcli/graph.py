@@ -8,7 +8,7 @@ batch, so there are two graphs, and nothing runs outside them.
 Legend: N images, B batch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -66,13 +66,15 @@ class GraphedEpochs:
             for size in sorted({stop - start for start, stop in self.bounds})
         }
 
-    def train(self, seed: int, epoch: int, on_batch: Callable[[int], None]) -> None:
-        """One epoch; the batches are those of `Batches.train`."""
+    def train(
+        self, seed: int, epoch: int, first: int = 0
+    ) -> Iterator[tuple[Callable[[], None], int]]:
+        """For each batch of an epoch what trains on it, and its size; those of `Batches.train`."""
         self.draws.copy_(self.batches.draw(seed, epoch))
-        self.position.zero_()
-        for start, stop in self.bounds:
-            self.replays[stop - start]()
-            on_batch(stop - start)
+        left = self.bounds[first:]
+        self.position.fill_(left[0][0] if left else 0)
+        for start, stop in left:
+            yield self.replays[stop - start], stop - start
 
     def _run(self, size: int) -> None:
         places = self.position + torch.arange(size, device=self.position.device)

@@ -65,8 +65,7 @@ class Lab:
         settings = config.resolve_normalize(parent.config(), parent.name, given | {"tau": tau})
         run = part(self.studies, settings)
         if not run.finished:
-            run.path.mkdir(parents=True, exist_ok=True)
-            with self.listen(label, settings, 0):
+            with run.locked(), self.listen(label, settings, 0):
                 stages.normalize(settings, run, parent, self.dataset(settings), self.device)
         return run
 

@@ -88,7 +88,7 @@ def load(run: Run, checkpoint: str | None = None) -> Model:
     elif kept["temperature"] is None:
         missing = "all its validation images are classified correctly, so that any would do"
     temperature = kept and kept["temperature"]
-    network = run.network(len(names), checkpoint)
+    network = run.network(names, checkpoint)
     return Model(config, network, names, checkpoint, temperature, missing)
 
 

@@ -140,7 +140,7 @@ def filter_norms(
     run: Run, checkpoint: str, data_dir: Path | None = None
 ) -> list[tuple[str, list[float]]]:
     """(layer, norms of its filters) of every convolution and linear layer, input to output."""
-    network = run.network(data.for_run(run.config(), data_dir).num_classes, checkpoint)
+    network = run.network(data.for_run(run.config(), data_dir).class_names, checkpoint)
     return [
         (name.removeprefix("backbone."), row_norms(module.weight.detach()).tolist())
         for name, module in network.named_modules()  # registered in forward order

@@ -4,22 +4,37 @@ A run is finished when `model.safetensors` exists; it is written last.
 """
 
 import hashlib
+import io
 import json
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from wbcli import locks
 from wbcli.config import Config, from_dict
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-STATES = {  # what the two checkpoints hold
-    "checkpoint.pt": {"epoch", "model", "optimizer", "radii", "best"},
-    "best.pt": {"epoch", "model", "accuracy"},
+STATES = {  # what the two checkpoints hold, and of which type
+    "checkpoint.pt": {
+        "settings": dict,
+        "epoch": int,
+        "step": int,
+        "row": dict | None,
+        "loss_sum": float,
+        "hits": int,
+        "seconds": float,
+        "model": dict,
+        "optimizer": dict,
+        "radii": list,
+        "best": dict | None,
+        "metrics": str,
+    },
+    "best.pt": {"epoch": int, "model": dict, "accuracy": float},
 }
 
 
@@ -40,6 +55,39 @@ class Run:
     @property
     def started(self) -> bool:
         return (self.path / "config.json").is_file()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the one process that writes here; see `locks.hold`.
+
+        What a process that was killed had half written is deleted.
+        """
+        with locks.hold(self.path, f"run {self.name}"):
+            for pattern in (".*.partial", ".features.*"):
+                for leftover in self.path.glob(pattern):
+                    leftover.unlink(missing_ok=True)
+            yield
+
+    def must_be_new(self) -> None:
+        """Raises ValueError where something has been trained, or was to be."""
+        if self.started:
+            raise ValueError(
+                f"run {self.name!r} exists in {self.path.parent}: continue it with --resume, "
+                "or choose another --name"
+            )
+
+    def discard(self) -> None:
+        """Delete a run in which nothing has been trained; its name is free again."""
+        if self.resumable or self.finished:
+            return
+        for name in ("config.json", "metrics.jsonl", locks.NAME):
+            (self.path / name).unlink(missing_ok=True)
+        if not any(self.path.iterdir()):
+            self.path.rmdir()
+
+    @property
+    def resumable(self) -> bool:
+        return (self.path / "checkpoint.pt").is_file()
 
     def record(self) -> dict[str, Any]:
         """config.json: the settings, and what they ran on."""
@@ -99,15 +147,22 @@ class Run:
         write_json(self.path / "config.json", record)
 
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:
-        """Replace metrics.jsonl (on resume: by the epochs that the checkpoint has seen)."""
-        with replacing(self.path / "metrics.jsonl") as partial:
-            partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        """Replace metrics.jsonl."""
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        write_file(self.path / "metrics.jsonl", text.encode())
 
-    def append_metrics(self, row: dict[str, Any]) -> None:
-        with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+    def append_metrics(self, row: dict[str, Any]) -> str:
+        """Add a line to metrics.jsonl and return it; where that fails the file stays as it was."""
+        path, line = self.path / "metrics.jsonl", json.dumps(row) + "\n"
+        with saying_what(path), path.open("ab", buffering=0) as file:
+            size = file.tell()
+            try:
+                file.write(line.encode())
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(size)
+                raise
+        return line
 
     def write_result(self, split: str, result: dict[str, Any]) -> None:
         """Replace what result.json says of `split`."""
@@ -122,32 +177,39 @@ class Run:
         """Write `checkpoint.pt` or `best.pt`: tensors and plain containers only."""
         import torch
 
-        with replacing(self.path / name) as partial:
-            torch.save(state, partial)
+        content = io.BytesIO()
+        torch.save(state, content)
+        write_file(self.path / name, content.getbuffer())
 
     def load_state(self, name: str) -> dict[str, Any]:
         """Raises ValueError when the file is torn or holds more than tensors and containers."""
         import torch
 
+        path, wanted = self.path / name, STATES[name]
         try:
-            state = torch.load(self.path / name, map_location="cpu", weights_only=True)
-            missing = STATES[name] - state.keys()
+            state = torch.load(path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             raise ValueError(f"run {self.name} has no {name}") from None
         except OSError:
             raise
         except Exception as error:  # a damaged or hostile file can raise anything
             reason = str(error).splitlines()[0]
-            raise ValueError(f"{self.path / name} cannot be read: {reason}") from error
-        if missing:
-            raise ValueError(f"{self.path / name} lacks {', '.join(sorted(missing))}")
+            raise ValueError(f"{path} cannot be read: {reason}") from error
+        if not isinstance(state, dict):
+            raise ValueError(f"{path}: expected a dict, got {type(state).__name__}")
+        wrong = [key for key in wanted if not isinstance(state.get(key, ...), wanted[key])]
+        if wrong:
+            raise ValueError(
+                f"{path} lacks {', '.join(sorted(wrong))}: it is of another version of wbcli, or "
+                "was changed; delete it to start this run anew"
+            )
         return state
 
     def save_weights(self, weights: dict[str, Any]) -> None:
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
-        with replacing(self.path / "model.safetensors") as partial:
-            save_file({key: value.contiguous().cpu() for key, value in weights.items()}, partial)
+        content = save({key: value.contiguous().cpu() for key, value in weights.items()})
+        write_file(self.path / "model.safetensors", content)
 
     def load_weights(self) -> dict[str, Any]:
         from safetensors import SafetensorError
@@ -163,15 +225,33 @@ class Run:
         except SafetensorError as error:
             raise ValueError(f"{path} cannot be read: {error}") from error
 
-    def network(self, num_classes: int, checkpoint: str = "last"):
+    def check_classes(self, class_names: list[str]) -> None:
+        """Raises ValueError where these are not the classes on which the run was trained."""
+        before = self.class_names()
+        now = [name.encode("utf-8", "backslashreplace").decode() for name in class_names]
+        if before is None or before == now:
+            return
+        pairs = zip(before, now, strict=False)
+        k = next((k for k, (then, here) in enumerate(pairs) if then != here), None)
+        what = f": class {k} was {before[k]!r} and is {now[k]!r}" if k is not None else ""
+        raise ValueError(
+            f"the data set has other classes than run {self.name} was trained on{what} "
+            f"({len(before)} then, {len(now)} now): put them back as they were, or train anew"
+        )
+
+    def network(self, class_names: list[str], checkpoint: str = "last"):
         """The network of a finished run, from its last epoch or, with `best`, from best.pt.
 
+        Args:
+            class_names: of the data set that it is for.
+
         Raises:
-            ValueError: no such checkpoint, or weights of another network.
+            ValueError: other classes, no such checkpoint, or weights of another network.
         """
         from wbcli import models
 
-        config = self.config()
+        config, num_classes = self.config(), len(class_names)
+        self.check_classes(class_names)
         if checkpoint == "best" and not (self.path / "best.pt").is_file():
             raise ValueError(
                 f"run {self.name} kept no best epoch: that needs validation images "
@@ -195,6 +275,7 @@ def create(runs_dir: Path, config: Config, name: str | None) -> Run:
 
     Raises:
         ValueError: a name that exists already or that is not a plain file name.
+        locks.Busy: another process works there.
     """
     make_folder(runs_dir)
     if name is not None:
@@ -202,11 +283,8 @@ def create(runs_dir: Path, config: Config, name: str | None) -> Run:
         try:
             run.path.mkdir()
         except FileExistsError:
-            if run.started:
-                raise ValueError(
-                    f"run {name!r} exists in {runs_dir}: continue it with --resume, "
-                    "or choose another --name"
-                ) from None
+            with run.locked():
+                run.must_be_new()
         return run
     prefix = f"{plain(config.dataset)}-{config.stage}-"
     taken = [path.name.removeprefix(prefix) for path in runs_dir.glob(f"{prefix}*")]
@@ -308,9 +386,14 @@ def part(studies: Path, config: Config) -> Run:
     return Run(studies / f"{plain(config.dataset)}-{config.stage}-{fingerprint(asdict(config))}")
 
 
-def is_run_of(run: Run, config: Config) -> bool:
-    """Whether the run has exactly these settings."""
-    return run.config() == config
+def changes(run: Run, config: Config) -> list[str]:
+    """Settings that are not the run's, as `wd 0.1 → 0.2`; where the data lie is none."""
+    before, now = asdict(run.config()), asdict(config)
+    return [
+        f"{key} {before[key]} → {now[key]}"
+        for key in now
+        if before[key] != now[key] and key != "data_dir"
+    ]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -324,9 +407,24 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_file(path, text.encode("utf-8", "backslashreplace"))  # names of undecodable bytes
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """`replacing` for content that is in memory."""
     with replacing(path) as partial:
-        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        partial.write_bytes(text.encode("utf-8", "backslashreplace"))  # names of undecodable bytes
+        partial.write_bytes(content)
+
+
+@contextmanager
+def saying_what(path: Path) -> Iterator[None]:
+    """Errors of writing that name the file: a full disk by itself does not."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(error.errno, f"{reason}, while writing {path}") from error
 
 
 @contextmanager
@@ -337,14 +435,15 @@ def replacing(path: Path):
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        with saying_what(path):
+            yield partial
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
     finally:
         partial.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ goes on as if it had not been, but for the round that was lost.
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 from sqlalchemy.engine import URL
 
-from wbcli import config, runs
+from wbcli import config, locks, runs
 from wbcli.config import Config
 
 RANGES: dict[str, dict[str, tuple[float, float]]] = {
@@ -172,8 +173,9 @@ def run_search(
     identity = {"origin": origin, "space": repr(space), "how": how.identity()}
     settings = asdict(base) | identity
     folder = studies / f"tune-{base.stage}-{label}-{runs.fingerprint(settings)}"
-    study = open_study(how.storage, folder, base.epochs // 4)
-    search(study, space, evaluate, how, base.seed)
+    with nullcontext() if how.storage else locks.hold(folder, f"the search {folder.name}"):
+        study = open_study(how.storage, folder, base.epochs // 4)
+        search(study, space, evaluate, how, base.seed)
     trials = [
         {
             "params": trial.params,

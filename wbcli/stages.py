@@ -3,9 +3,10 @@
 Legend: K classes.
 """
 
+import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,13 @@ from wbcli.device import autocast, environment, prepare
 from wbcli.losses import class_balanced_weights
 from wbcli.ops import row_norms, tau_norm_
 from wbcli.runs import Run, find, part
-from wbcli.train import fit, make_optimizer
+from wbcli.signals import whole
+from wbcli.train import Position, check_finite, diverged, fit, make_optimizer
+
+SAVE_EVERY = 500  # steps between checkpoints within an epoch
 
 
-def ignore(value: Any) -> None:
+def ignore(*values: Any) -> None:
     """The listener of a caller who does not listen."""
 
 
@@ -35,6 +39,7 @@ class Listener:
     on_batch: Callable[[int], None] = ignore  # images of the step
     on_epoch: Callable[[dict], None] = ignore  # the epoch's metrics
     on_note: Callable[[str], None] = ignore  # what the user should know
+    on_save: Callable[[int, int], None] = ignore  # epochs, and steps of the next, that are saved
 
 
 def train(
@@ -45,74 +50,195 @@ def train(
     runs_dir: Path,
     listener: Listener | None = None,
     cached: dict[str, features.Features] | None = None,
+    save_every: int = SAVE_EVERY,
 ) -> dict[str, Any]:
     """Train a stage-1 or stage-2 run to its last epoch, from its checkpoint where it has one.
 
     Where the classifier alone trains (`features.can_cache`), it trains on cached features.
+    Ctrl-C and SIGTERM leave a checkpoint of the last whole step.
 
     Args:
         runs_dir: the folder in which the parent is found by its name.
         cached: features of the parent network that others have computed (`of_splits`).
+        save_every: steps between checkpoints within an epoch.
 
     Returns:
         The metrics of the last epoch.
 
     Raises:
-        ArithmeticError: the loss became NaN or infinite; the checkpoint of the last
-            good epoch stays.
+        ArithmeticError: a loss or a weight became NaN or infinite; the last good checkpoint stays.
+        ValueError: the run has a checkpoint that is damaged, or of other settings or classes.
     """
-    listener = listener or Listener()
     prepare(device, config.precision, config.seed, config.deterministic)
-    network, parameters, constrained = _set_up(config, dataset, runs_dir)
-    network.to(device, memory_format=torch.channels_last)
-    state = run.load_state("checkpoint.pt") if (run.path / "checkpoint.pt").is_file() else None
-    radii = [radius_of(config.maxnorm, config.radius, w) for w in constrained]
-    if state:
-        radii = state["radii"]
-    optimizer = make_optimizer(parameters, constrained, radii, config)
-    if state:
-        network.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-    first_epoch = state["epoch"] if state else 0
-    best = state["best"] if state else None
-    rows = [row for row in run.metrics() if row["epoch"] <= first_epoch]
-    run.write_metrics(rows)
-    run.write_record(config, _circumstances(dataset, device))
+    training = _Training(config, run, dataset, device, runs_dir, listener or Listener())
+    training.begin()
+    training.run_epochs(cached, save_every)
+    return training.finish()
 
-    trained, settings, splits = _view(config, run, network, dataset, device, cached)
-    batches = splits.pop("train")
-    weights = class_balanced_weights(dataset.class_counts, config.beta).float().to(device)
 
-    row = rows[-1] if rows else {}
-    started = time.perf_counter()
-    for row in fit(
-        torch.compile(trained) if config.compile else trained,
-        batches,
-        optimizer,
-        weights,
-        settings,
-        first_epoch=first_epoch,
-        on_batch=listener.on_batch,
-        on_note=listener.on_note,
+class _Training:
+    """A run while it trains: all that its checkpoint holds, and the files that are made of it."""
+
+    def __init__(
+        self,
+        config: Config,
+        run: Run,
+        dataset: data.Dataset,
+        device: torch.device,
+        runs_dir: Path,
+        listener: Listener,
     ):
-        seconds = time.perf_counter() - started
-        row |= {"seconds": seconds, "images_per_second": batches.size / seconds}
-        row |= _weight_metrics(config, network, constrained, radii)
-        measured = row["epoch"] % config.eval_every == 0 or row["epoch"] == config.epochs
+        self.config, self.run, self.dataset, self.device = config, run, dataset, device
+        self.listener = listener
+        self.network, parameters, self.constrained = _set_up(config, dataset, runs_dir)
+        self.network.to(device, memory_format=torch.channels_last)
+        self.radii = [radius_of(config.maxnorm, config.radius, w) for w in self.constrained]
+        state = run.load_state("checkpoint.pt") if run.resumable else None
+        if state:
+            _check_same(config, run, dataset, state)
+            self.radii = state["radii"]
+        self.optimizer = make_optimizer(parameters, self.constrained, self.radii, config)
+        self.position = Position(device)
+        self.seconds = 0.0  # that the epoch has taken
+        self.best: dict[str, Any] | None = None  # epoch and accuracy
+        self.lines = ""  # of metrics.jsonl
+        self.saved = "there is no checkpoint yet"
+        if state:
+            self._restore(state)
+
+    def begin(self) -> None:
+        """Write what a run has from its start; metrics.jsonl as the checkpoint knows it."""
+        if not self.run.resumable:
+            (self.run.path / "best.pt").unlink(missing_ok=True)  # of a start that was killed
+        self.run.write_metrics([json.loads(line) for line in self.lines.splitlines()])
+        self.run.write_record(self.config, _circumstances(self.dataset, self.device))
+
+    def run_epochs(self, cached: dict[str, features.Features] | None, save_every: int) -> None:
+        """Train to the last epoch."""
+        view = _view(self.config, self.run, self.network, self.dataset, self.device, cached)
+        self.trained, self.settings, self.splits = view
+        batches = self.splits.pop("train")
+        weights = class_balanced_weights(self.dataset.class_counts, self.config.beta)
+        self.started = time.perf_counter()
+
+        def after_step(images: int) -> None:
+            self.listener.on_batch(images)
+            if self.position.step % save_every == 0:
+                self.save()
+
+        try:
+            for row in fit(
+                torch.compile(self.trained) if self.config.compile else self.trained,
+                batches,
+                self.optimizer,
+                weights.float().to(self.device),
+                self.settings,
+                position=self.position,
+                after_step=after_step,
+                on_note=self.listener.on_note,
+            ):
+                self.end_epoch(row, batches.size)
+        except (KeyboardInterrupt, SystemExit):
+            self.save()
+            raise
+        except ArithmeticError as error:
+            raise ArithmeticError(f"{error}; {self.saved}") from error
+
+    def end_epoch(self, row: dict[str, Any], num_images: int) -> None:
+        """Measure, and write the epoch's line, best.pt and checkpoint.pt."""
+        config, epoch = self.config, row["epoch"]
+        self._stop_clock()
+        self._check_finite()
+        row = row | {"seconds": self.seconds, "images_per_second": num_images / self.seconds}
+        row |= _weight_metrics(config, self.network, self.constrained, self.radii)
         row["accuracy"] = None
-        if measured:
-            row |= _epoch_accuracies(settings, trained, dataset, splits)
-        run.append_metrics(row)
-        best = _save_epoch(config, run, network, optimizer, radii, row, best)
-        listener.on_epoch(row)
-        started = time.perf_counter()
-    weights = {key: value.clone() for key, value in network.state_dict().items()}
-    if "val" in splits:
-        if evaluate.default_checkpoint(config) == "best":
-            network.load_state_dict(run.load_state("best.pt")["model"])
-        evaluate.keep_temperature(run, settings, trained, splits["val"])
-    run.save_weights(weights)  # last: with them the run is finished
-    return row
+        if epoch % config.eval_every == 0 or epoch == config.epochs:
+            row |= _epoch_accuracies(self.settings, self.trained, self.dataset, self.splits)
+        with whole():
+            self.lines += self.run.append_metrics(row)
+            self._keep_best(row)
+            self.position.row, self.seconds = None, 0.0
+            self._write_checkpoint()
+        self.listener.on_epoch(row)
+        self.started = time.perf_counter()
+
+    def save(self) -> None:
+        """Write checkpoint.pt within an epoch, or after one that is not yet measured."""
+        if not self.position.row:
+            self._stop_clock()
+        self._check_finite()
+        self._write_checkpoint()
+
+    def _check_finite(self) -> None:
+        """Raises ArithmeticError where a loss, a weight or a momentum is NaN or infinite."""
+        config, position = self.config, self.position
+        check_finite(position, config)
+        momenta = [kept["momentum_buffer"] for kept in self.optimizer.state.values()]
+        tensors = [*self.network.state_dict().values(), *momenta]
+        floats = [t for t in tensors if t is not None and t.is_floating_point()]
+        if not torch.stack([t.isfinite().all() for t in floats]).all():
+            at = (position.epoch, position.step) if position.step else (position.epoch - 1, "last")
+            raise diverged("a weight", *at, config)
+
+    def _write_checkpoint(self) -> None:
+        state = self.position.state() | {
+            "settings": _settings(self.config),
+            "seconds": self.seconds,
+            "model": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "radii": self.radii,
+            "best": self.best,
+            "metrics": self.lines,
+        }
+        with whole():
+            self.run.save_state("checkpoint.pt", state)
+        self._note_saved()
+
+    def finish(self) -> dict[str, Any]:
+        """Fit the temperature and write the weights; returns the metrics of the last epoch."""
+        weights = {key: value.clone() for key, value in self.network.state_dict().items()}
+        if "val" in self.splits:
+            if evaluate.default_checkpoint(self.config) == "best":
+                self.network.load_state_dict(self.run.load_state("best.pt")["model"])
+            val = self.splits["val"]
+            evaluate.keep_temperature(self.run, self.settings, self.trained, val)
+        self.run.save_weights(weights)  # last: with them the run is finished
+        return json.loads(self.lines.splitlines()[-1])
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        try:
+            self.network.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            for p, kept in self.optimizer.state.items():
+                if kept["momentum_buffer"] is not None:
+                    kept["momentum_buffer"].view_as(p)
+            self.position.restore(state)
+            measured = state["epoch"] - (state["row"] is not None)
+            if state["metrics"].count("\n") != measured:
+                raise ValueError("a line of metrics is missing")
+        except Exception as error:  # a changed file can hold anything under these names
+            path = self.run.path / "checkpoint.pt"
+            raise ValueError(f"{path} does not fit this run: delete it to start anew") from error
+        self.seconds, self.best, self.lines = state["seconds"], state["best"], state["metrics"]
+        self._note_saved()
+
+    def _note_saved(self) -> None:
+        epoch, step = self.position.epoch, self.position.step
+        self.saved = f"the last good checkpoint is of epoch {epoch}"
+        self.saved += f" and {step} steps" if step else ""
+        self.saved += f" ({self.run.path / 'checkpoint.pt'})"
+        self.listener.on_save(epoch, step)
+
+    def _stop_clock(self) -> None:
+        now = time.perf_counter()
+        self.seconds, self.started = self.seconds + now - self.started, now
+
+    def _keep_best(self, row: dict[str, Any]) -> None:
+        """Write best.pt after the best epoch so far."""
+        score = _selection_score(self.config, row)
+        if score is not None and (self.best is None or score > self.best["accuracy"]):
+            self.best = {"epoch": row["epoch"], "accuracy": score}
+            self.run.save_state("best.pt", {"model": self.network.state_dict()} | self.best)
 
 
 def train_part(
@@ -126,9 +252,9 @@ def train_part(
     """The finished run of these settings under `studies`: found, or continued, or trained."""
     run = part(studies, config)
     if not run.finished:
-        run.path.mkdir(parents=True, exist_ok=True)
-        train(config, run, dataset, device, studies, listener, cached)
-        (run.path / "checkpoint.pt").unlink(missing_ok=True)
+        with run.locked():
+            train(config, run, dataset, device, studies, listener, cached)
+            (run.path / "checkpoint.pt").unlink(missing_ok=True)
     return run
 
 
@@ -156,7 +282,7 @@ def starting_network(
 ) -> models.Network:
     """The parent's network on the device, which is made ready for these settings."""
     prepare(device, config.precision, config.seed, config.deterministic)
-    network = parent.network(dataset.num_classes, starting_checkpoint(config, parent.config()))
+    network = parent.network(dataset.class_names, starting_checkpoint(config, parent.config()))
     return network.to(device, memory_format=torch.channels_last)
 
 
@@ -182,7 +308,7 @@ def _set_up(
     else:
         parent = find(runs_dir, config.parent)
         checkpoint = starting_checkpoint(config, parent.config())
-        network = parent.network(dataset.num_classes, checkpoint)
+        network = parent.network(dataset.class_names, checkpoint)
         layers = models.last_layers(network, config.layers)
         parameters = models.freeze_all_but(network, layers)
         constrained = [layer[0].weight for layer in layers]
@@ -214,7 +340,31 @@ def _circumstances(dataset: data.Dataset, device: torch.device) -> dict[str, Any
     """What config.json says beside the settings; with the names of the classes, a run can
     classify pictures where its data set is not.
     """
-    return environment(device) | {"class_names": dataset.class_names}
+    names, counts = dataset.class_names, dataset.class_counts
+    return environment(device) | {"class_names": names, "class_counts": counts}
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """The settings that a checkpoint belongs to; where the data lie is none."""
+    return {key: value for key, value in asdict(config).items() if key != "data_dir"}
+
+
+def _check_same(config: Config, run: Run, dataset: data.Dataset, state: dict[str, Any]) -> None:
+    """Raises ValueError where a run would not go on as it began."""
+    if state["settings"] != _settings(config):
+        raise ValueError(
+            f"{run.path / 'checkpoint.pt'} is of a run with other settings: delete it to start anew"
+        )
+    if not run.started:  # config.json is gone, and will be written again
+        return
+    run.check_classes(dataset.class_names)
+    before, now = run.record().get("class_counts"), dataset.class_counts
+    if before not in (None, now):
+        raise ValueError(
+            f"the data set has changed since run {run.name} was interrupted: "
+            f"{sum(before)} training images then, {sum(now)} now, or in other classes; "
+            "put it back as it was, or start another run"
+        )
 
 
 def _weight_metrics(
@@ -251,31 +401,6 @@ def _epoch_accuracies(
             None if np.isnan(value) else value for value in metrics["accuracy"].tolist()
         ]
     return row
-
-
-def _save_epoch(
-    config: Config,
-    run: Run,
-    network: models.Network,
-    optimizer: torch.optim.Optimizer,
-    radii: list[float | None],
-    row: dict[str, Any],
-    best: dict[str, Any] | None,
-) -> dict[str, Any] | None:
-    """Write checkpoint.pt and, after the best epoch so far, best.pt; returns what is best now."""
-    score = _selection_score(config, row)
-    if score is not None and (best is None or score > best["accuracy"]):
-        best = {"epoch": row["epoch"], "accuracy": score}
-        run.save_state("best.pt", {"model": network.state_dict()} | best)
-    state = {
-        "epoch": row["epoch"],
-        "model": network.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "radii": radii,
-        "best": best,
-    }
-    run.save_state("checkpoint.pt", state)
-    return best
 
 
 def _selection_score(config: Config, row: dict[str, Any]) -> float | None:

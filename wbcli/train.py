@@ -1,11 +1,13 @@
 """fit: the one training loop, for both stages.
 
-Nothing in a step waits for the device: losses and hits are summed there and read once
-an epoch.
+Nothing in a step waits for the device: losses and hits are summed there, and read after every
+`CHECK_EVERY` steps and at the end of an epoch.
 """
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,45 @@ from wbcli.graph import GraphedEpochs
 from wbcli.losses import LOSSES
 from wbcli.models import set_training_mode
 from wbcli.optim import SGD, project
+from wbcli.signals import whole
+
+CHECK_EVERY = 100  # steps after which a loss that is not finite is noticed
+
+
+class Position:
+    """How far a training has come: epochs, steps of the next one, and what these summed up.
+
+    row: what `fit` says of an epoch, until the one who listens has dealt with it.
+    """
+
+    def __init__(self, device: torch.device):
+        self.epoch = self.step = 0
+        self.row: dict[str, float] | None = None
+        self.loss_sum = torch.zeros((), device=device)  # over images
+        self.hits = torch.zeros((), dtype=torch.int64, device=device)
+        self.finite_steps = torch.zeros((), dtype=torch.int64, device=device)
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` makes this position again from; a float32 is a float without loss."""
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "row": self.row,
+            "loss_sum": self.loss_sum.item(),
+            "hits": self.hits.item(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.epoch, self.step, self.row = state["epoch"], state["step"], state["row"]
+        self.loss_sum.fill_(state["loss_sum"])
+        self.hits.fill_(state["hits"])
+        self.finite_steps.fill_(self.step)
+
+    def end_epoch(self, row: dict[str, float]) -> None:
+        self.row = row
+        self.epoch, self.step = self.epoch + 1, 0
+        for total in (self.loss_sum, self.hits, self.finite_steps):
+            total.zero_()
 
 
 def fit(
@@ -26,53 +67,81 @@ def fit(
     class_weights: Tensor,
     config: Config,
     *,
-    first_epoch: int = 0,
-    on_batch: Callable[[int], None] = lambda images: None,
+    position: Position | None = None,
+    after_step: Callable[[int], None] = lambda images: None,
     on_note: Callable[[str], None] = lambda text: None,
 ) -> Iterator[dict[str, float]]:
     """Train epoch after epoch; after each, yield its epoch (from 1), lr, train loss and accuracy.
+
+    Between two steps, wherever it is left, `position` says what the network has seen.
 
     Args:
         batches: the training split on the network's device.
         optimizer: from `make_optimizer`.
         class_weights: [K] on the device, for the class-balanced losses.
         config: loss, lr schedule, epochs, seed, precision, projection, batch norm.
-        first_epoch: epochs that are done already.
-        on_batch: told the number of images after every step.
+        position: where to go on, and what is moved on; None starts.
+        after_step: told the number of images after every step.
         on_note: told why the steps are not captured as CUDA graphs, where that was asked for.
 
     Raises:
-        ArithmeticError: the loss of an epoch is NaN or infinite.
+        ArithmeticError: the loss is NaN or infinite.
     """
-    step = _Step(network, optimizer, class_weights, config, batches.labels.device)
+    position = position or Position(batches.labels.device)
+    step = _Step(network, optimizer, class_weights, config, position)
     graphs = _capture(step, batches, on_note) if config.graph else None
-    for epoch in range(first_epoch, config.epochs):
-        lr = config.lr_at(epoch)
+    if position.row:
+        yield position.row
+    while position.epoch < config.epochs:
+        epoch, lr = position.epoch, config.lr_at(position.epoch)
         step.start_epoch(lr)
-        if graphs:
-            graphs.train(config.seed, epoch, on_batch)
-        else:
-            for images, labels in batches.train(config.seed, epoch):
-                step(images, labels)
-                on_batch(len(labels))
-        if config.project == "epoch":
-            project(optimizer)
-        train_loss = step.loss_sum.item() / batches.size
-        if not math.isfinite(train_loss):
-            raise ArithmeticError(
-                f"the training loss became {train_loss} in epoch {epoch + 1} "
-                f"(lr {lr:g}, weight decay {config.wd:g}): lower --lr or --wd"
-            )
-        yield {
+        at = (config.seed, epoch, position.step)
+        for take, images in graphs.train(*at) if graphs else _steps(step, batches.train(*at)):
+            with whole():
+                take()
+                position.step += 1
+            if position.step % CHECK_EVERY == 0:
+                check_finite(position, config)
+            after_step(images)
+        check_finite(position, config)
+        row = {
             "epoch": epoch + 1,
             "lr": lr,
-            "train_loss": train_loss,
-            "train_accuracy": 100 * step.hits.item() / batches.size,
+            "train_loss": position.loss_sum.item() / batches.size,
+            "train_accuracy": 100 * position.hits.item() / batches.size,
         }
+        with whole():
+            if config.project == "epoch":
+                project(optimizer)
+            position.end_epoch(row)
+        yield row
+
+
+def check_finite(position: Position, config: Config) -> None:
+    """Raises ArithmeticError where the loss of a step of this epoch was NaN or infinite."""
+    if not math.isfinite(position.loss_sum.item()):
+        step = position.finite_steps.item() + 1
+        raise diverged("the training loss", position.epoch, step, config)
+
+
+def diverged(what: str, epoch: int, step: int | str, config: Config) -> ArithmeticError:
+    """The error that says what is not finite, in which step of which epoch (from 0), and why."""
+    return ArithmeticError(
+        f"{what} became nan or infinite in epoch {epoch + 1}, step {step} "
+        f"(lr {config.lr_at(epoch):g}, weight decay {config.wd:g}): lower --lr or --wd"
+    )
+
+
+def _steps(
+    step: "_Step", batches: Iterator[tuple[Tensor, Tensor]]
+) -> Iterator[tuple[Callable[[], None], int]]:
+    """For each batch what trains on it, and its size."""
+    for images, labels in batches:
+        yield partial(step, images, labels), len(labels)
 
 
 class _Step:
-    """An optimiser step on (images, labels); sums losses and hits of an epoch on the device."""
+    """An optimiser step on (images, labels); sums losses and hits in `position`."""
 
     def __init__(
         self,
@@ -80,14 +149,13 @@ class _Step:
         optimizer: torch.optim.Optimizer,
         class_weights: Tensor,
         config: Config,
-        device: torch.device,
+        position: Position,
     ):
         self.network, self.optimizer = network, optimizer
-        self.class_weights, self.config, self.device = class_weights, config, device
+        self.class_weights, self.config, self.position = class_weights, config, position
+        self.device = position.loss_sum.device
         self.loss_function = LOSSES[config.loss]
-        self.loss_sum = torch.zeros((), device=device)
-        self.hits = torch.zeros((), dtype=torch.int64, device=device)
-        self.lr = torch.zeros((), device=device) if config.graph else None
+        self.lr = torch.zeros((), device=self.device) if config.graph else None
 
     def start_epoch(self, lr: float) -> None:
         if self.lr is not None:  # captured: the tensor stays, its value changes
@@ -95,8 +163,6 @@ class _Step:
         for group in self.optimizer.param_groups:
             group["lr"] = lr if self.lr is None else self.lr
         set_training_mode(self.network, self.config.frozen_batch_norm)
-        self.loss_sum.zero_()
-        self.hits.zero_()
 
     def __call__(self, images: Tensor, labels: Tensor) -> None:
         self.optimizer.zero_grad()
@@ -107,8 +173,9 @@ class _Step:
             if len(answers) < len(labels):
                 loss = loss * (len(answers) / len(labels))
             loss.backward()
-            self.loss_sum += loss.detach() * len(labels)
-            self.hits += (logits.argmax(1) == answers).sum()
+            self.position.loss_sum += loss.detach() * len(labels)
+            self.position.hits += (logits.argmax(1) == answers).sum()
+        self.position.finite_steps += self.position.loss_sum.isfinite()
         self.optimizer.step()
 
     def state(self) -> list[Tensor]:
@@ -118,7 +185,8 @@ class _Step:
                 if group["momentum"] and "momentum_buffer" not in self.optimizer.state[p]:
                     self.optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
         buffers = [state["momentum_buffer"] for state in self.optimizer.state.values() if state]
-        return [*self.network.state_dict().values(), *buffers, self.loss_sum, self.hits]
+        sums = [self.position.loss_sum, self.position.hits, self.position.finite_steps]
+        return [*self.network.state_dict().values(), *buffers, *sums]
 
 
 def _capture(step: _Step, batches: Batches, on_note: Callable[[str], None]) -> GraphedEpochs | None:

@@ -43,17 +43,20 @@ def _train_trial(
             reported.add(row["epoch"])
             trial.report(row[key]["all"], row["epoch"])
 
-    def listen(row: dict[str, Any]) -> None:
-        told.on_epoch(row)
+    def consider(row: dict[str, Any]) -> None:
         report(row)
         if row["epoch"] < settings.epochs and trial.should_prune():
             raise optuna.TrialPruned
 
+    def listen(row: dict[str, Any]) -> None:
+        told.on_epoch(row)
+        consider(row)
+
     run = runs.part(studies, settings)
-    for row in run.metrics():
-        report(row)
     try:
-        listener = stages.Listener(told.on_batch, listen)
+        for row in run.metrics():  # of a search that was killed
+            consider(row)
+        listener = stages.Listener(told.on_batch, listen, on_save=told.on_save)
         stages.train_part(settings, studies, dataset, device, listener)
     except (optuna.TrialPruned, ArithmeticError):
         (run.path / "checkpoint.pt").unlink(missing_ok=True)

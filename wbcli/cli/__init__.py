@@ -5,14 +5,13 @@ Exit codes: 0; 1 the work failed; 2 wrong usage; 130 on Ctrl-C; 143 on SIGTERM.
 
 import errno
 import os
-import signal
 import sys
 import traceback
 from importlib import import_module
 
 import click
 
-from wbcli import __version__, console
+from wbcli import __version__, console, signals
 
 COMMANDS = {  # command → module of wbcli.cli that holds it
     "stage1": "training",
@@ -62,7 +61,7 @@ def cli():
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
-    signal.signal(signal.SIGTERM, _terminate)
+    signals.install()
     sys.stdout.reconfigure(errors="backslashreplace")  # file names may be any bytes
     try:
         code = cli.main(args, prog_name="wbcli", standalone_mode=False)
@@ -91,10 +90,20 @@ def _failed(error: Exception) -> int:
         return 1
     if console.verbosity > 0:
         traceback.print_exception(error)
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(_sentence(error).split()) or type(error).__name__
     click.echo(f"Error: {text}", err=True)
     return 1
 
 
-def _terminate(signum, frame):
-    sys.exit(128 + signum)
+def _sentence(error: Exception) -> str:
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:  # without its number
+        return error.strerror + (f": {error.filename}" if error.filename else "")
+    out_of_memory = ("out of memory", "can't allocate memory")
+    if isinstance(error, MemoryError) or any(words in text for words in out_of_memory):
+        reason = f" ({text.splitlines()[0][:200]})" if text else ""
+        return (
+            f"out of memory{reason}: lower --batch-size, or --image-size for pictures on disk, "
+            "raise --accumulate, or take --precision bf16; in stage 2 --views 1 or --cache none"
+        )
+    return text

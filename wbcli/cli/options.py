@@ -119,6 +119,14 @@ def training_options(command: Callable) -> Callable:
     options = [
         click.option("--name", help="Name of the run.  [default: DATASET-STAGE-NNN]"),
         click.option("--resume", is_flag=True, help="Continue an unfinished run, or start it."),
+        click.option(
+            "--save-every",
+            type=click.IntRange(1),
+            default=500,
+            show_default=True,
+            metavar="N",
+            help="Write a checkpoint after every N steps, too, not only after an epoch.",
+        ),
         click.option("--dry-run", is_flag=True, help="Print the settings and stop."),
         json_option,
     ]

@@ -128,7 +128,7 @@ def _open_lab(study: str, studies: Path, options: dict) -> tuple:
         if not options["val_per_class"]:
             raise ValueError("--search needs validation images: give --val-per-class N, too")
         budget = Budget(trials, options.pop("val_per_class"), layers)
-    lab = Lab(studies, device, options, _listen(studies), len(seeds) if budget else 1)
+    lab = Lab(studies, device, options, _listen(), len(seeds) if budget else 1)
     return lab, seeds, budget
 
 
@@ -146,15 +146,14 @@ def _refuse_what_is_settled(study: str, options: dict) -> None:
         raise ValueError(f"--search finds values of rows that follow stage 1: {study} has none")
 
 
-def _listen(studies: Path):
+def _listen():
     from wbcli import stages
 
     @contextmanager
     def listen(label: str, settings: config.Config, images: int) -> Iterator[stages.Listener]:
         console.say(label)
-        done = runs.part(studies, settings).epochs_done()
-        with console.Progress(settings.epochs, done, images, lines=False) as progress:
-            yield stages.Listener(progress.on_batch, progress.on_epoch)
+        with console.Progress(settings.epochs, images, lines=False) as progress:
+            yield stages.Listener(progress.on_batch, progress.on_epoch, on_save=progress.on_save)
 
     return listen
 

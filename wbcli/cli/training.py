@@ -1,5 +1,6 @@
 """stage1, stage2, normalize: resolve the settings, call, print."""
 
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -26,7 +27,9 @@ from wbcli.cli.options import (
     wrong_usage,
 )
 from wbcli.config import Config
+from wbcli.console import counted
 
+HOW = ("name", "resume", "dry_run", "as_json", "save_every")  # options that are no settings
 CALIBRATION_NOTE = (
     "the loss cb-bce is so small that weight decay keeps the logits near 0: accuracies hold, "
     "but probabilities, NLL and ECE mean nothing without a temperature "
@@ -48,9 +51,7 @@ CALIBRATION_NOTE = (
 @click.option("--skip-broken", is_flag=True, help="Leave files out that are no whole picture.")
 @training_options
 @everywhere
-def stage1_command(
-    dataset, runs_dir, device, name, resume, dry_run, as_json, data_dir, skip_broken, **options
-):
+def stage1_command(dataset, runs_dir, device, data_dir, skip_broken, **options):
     """Train the network on a long-tailed data set.
 
     DATASET is a name (wbcli data list), or a folder of train/CLASS/ and test/CLASS/ pictures.
@@ -61,6 +62,7 @@ def stage1_command(
       wbcli stage1 digitslt --wd 0 --name naive
       wbcli stage1 path/to/folder --image-size 128
     """
+    how = {key: options.pop(key) for key in HOW}
     with wrong_usage():
         options["dataset"] = dataset
         device, options = on_device(device, options, data_dir or Path("data"))
@@ -72,7 +74,7 @@ def stage1_command(
         )
     if skip_broken:
         settings = without_broken(settings)
-    _train(settings, device, runs_dir, name, resume, dry_run, as_json)
+    _train(settings, device, runs_dir, **how)
 
 
 @click.command("stage2", cls=Command)
@@ -82,9 +84,7 @@ def stage1_command(
 @imbalance_options
 @training_options
 @everywhere
-def stage2_command(
-    run, runs_dir, device, name, resume, dry_run, as_json, data_dir, from_tune, **options
-):
+def stage2_command(run, runs_dir, device, data_dir, from_tune, **options):
     """Retrain the classifier of a stage-1 run.
 
     The class-balanced loss, weight decay and MaxNorm act on the last layers; the rest is
@@ -97,6 +97,7 @@ def stage2_command(
     """
     from wbcli import features
 
+    how = {key: options.pop(key) for key in HOW}
     with wrong_usage():
         parent = find_parent(runs_dir, run)
         reference = reference_to(parent, runs_dir)
@@ -118,7 +119,7 @@ def stage2_command(
         )
     if settings.loss == "cb-bce":
         console.say(f"note: {CALIBRATION_NOTE}")
-    row = _train(settings, device, runs_dir, name, resume, dry_run, as_json)
+    row = _train(settings, device, runs_dir, **how)
     if row and row["clipped_fraction"] == 0:
         console.warn(_never_clipped(settings, row))
 
@@ -161,6 +162,7 @@ def _train(
     resume: bool,
     dry_run: bool,
     as_json: bool,
+    save_every: int,
 ) -> dict | None:
     """Train, or say what would be trained; returns the metrics of the last epoch."""
     from wbcli import models, stages
@@ -175,17 +177,27 @@ def _train(
             network = models.for_run(settings, dataset.num_classes)
             models.load_init(network, Path(settings.init_from))
         run = _open(runs_dir, settings, name, resume)
-    if run.finished:
-        console.say(f"run {run.name} is finished: nothing to continue")
-    else:
-        console.say(f"run {run.path}")
-        first = run.epochs_done()
-        with (
-            _resumable(run, settings),
-            console.Progress(settings.epochs, first, len(dataset.train.labels)) as progress,
-        ):
-            listener = stages.Listener(progress.on_batch, progress.on_epoch, console.warn)
-            stages.train(settings, run, dataset, device, runs_dir, listener)
+    with run.locked():
+        with wrong_usage():
+            _check_continuable(run, settings, resume)
+        if run.finished:
+            console.say(f"run {run.name} is finished: nothing to continue")
+        else:
+            console.say(f"run {run.path}")
+            with (
+                _kept(run, settings) as on_save,
+                console.Progress(settings.epochs, len(dataset.train.labels)) as progress,
+            ):
+
+                def saved(epoch: int, step: int) -> None:
+                    on_save(epoch, step)
+                    progress.on_save(epoch, step)
+
+                hears = progress.on_batch, progress.on_epoch, console.warn, saved
+                listener = stages.Listener(*hears)
+                stages.train(
+                    settings, run, dataset, device, runs_dir, listener, save_every=save_every
+                )
     rows = run.metrics()
     if not rows or not rows[-1]["accuracy"]:  # a finished run's last epoch is measured
         raise ValueError(
@@ -201,38 +213,67 @@ def _open(runs_dir: Path, settings: Config, name: str | None, resume: bool) -> r
     if resume and name:
         run = runs.named(runs_dir, name)
         if run.started:
-            _refuse_changes(run, settings)
             return run
     elif resume:
-        same = [run for run in runs.all_runs(runs_dir) if runs.is_run_of(run, settings)]
+        same = [run for run in runs.all_runs(runs_dir) if not runs.changes(run, settings)]
         unfinished = [run for run in same if not run.finished]
         if same:
             return (unfinished or same)[-1]
     return runs.create(runs_dir, settings, name)
 
 
-def _refuse_changes(run: runs.Run, settings: Config) -> None:
-    before, now = asdict(run.config()), asdict(settings)
-    changes = [f"{key} {before[key]} → {now[key]}" for key in now if before[key] != now[key]]
-    if changes:
+def _check_continuable(run: runs.Run, settings: Config, resume: bool) -> None:
+    """Refuse a run that is not to be continued, or not with these settings.
+
+    One in which nothing has been trained may be started with any.
+    """
+    if not resume:
+        run.must_be_new()
+    if not (run.resumable or run.finished):
+        return
+    changed = runs.changes(run, settings)
+    if changed:
+        schedule = ""
+        if any(change.startswith("epochs ") for change in changed):
+            schedule = ", and the learning rates of the epochs so far belong to its own number"
         raise ValueError(
-            f"run {run.name} has other settings ({'; '.join(changes)}): "
+            f"run {run.name} has other settings ({'; '.join(changed)}){schedule}: "
             "resume it with its own, or choose another --name"
         )
 
 
 @contextmanager
-def _resumable(run: runs.Run, settings: Config):
-    """Say how to go on when Ctrl-C or SIGTERM ends the training."""
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit):
-        done = run.epochs_done()
-        console.warn(
-            f"stopped after {done} of {settings.epochs} epochs, all of them saved; "
+def _kept(run: runs.Run, settings: Config) -> Iterator[Callable[[int, int], None]]:
+    """Say what is saved, and how to go on, when something ends the training; yields `on_save`.
+
+    A run in which nothing was trained leaves nothing behind.
+    """
+    saved = None
+
+    def on_save(*position: int) -> None:
+        nonlocal saved
+        saved = position
+
+    def how() -> str:
+        if saved is None:
+            return "nothing was trained yet"
+        epoch, step = saved
+        within = f" and {counted(step, 'step')} of the next" if step else ""
+        return (
+            f"{epoch} of {counted(settings.epochs, 'epoch')}{within} are saved; "
             f"continue with the same command and --name {run.name} --resume"
         )
+
+    try:
+        yield on_save
+    except (KeyboardInterrupt, SystemExit):
+        console.warn(f"stopped; {how()}")
         raise
+    except OSError as error:
+        file = f" ({error.filename})" if error.filename else ""
+        raise OSError(error.errno, f"{error.strerror or error}{file}; {how()}") from error
+    finally:
+        run.discard()
 
 
 def _tuned(runs_dir: Path, reference: str, parent: Config, options: dict) -> dict:

@@ -142,8 +142,8 @@ def stage1_command(dataset, as_json, device, data_dir, runs_dir, **options):
     @contextmanager
     def listener(trial):
         console.say(f"trial {trial.number}: {console.format_settings(trial.params)}")
-        with console.Progress(base.epochs, 0, len(data.train.labels), lines=False) as progress:
-            yield stages.Listener(progress.on_batch, progress.on_epoch)
+        with console.Progress(base.epochs, len(data.train.labels), lines=False) as progress:
+            yield stages.Listener(progress.on_batch, progress.on_epoch, on_save=progress.on_save)
 
     with kept_when_stopped():
         found = tune.tune_stage1(base, space, how, runs_dir / "studies", data, device, listener)

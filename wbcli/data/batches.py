@@ -56,18 +56,20 @@ class Batches:
         return self.draw(seed, epoch)[0].to(self.labels.device)
 
     def train(
-        self, seed: int, epoch: int, view: int | None = None
+        self, seed: int, epoch: int, first: int = 0, view: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch in random order; each image has a crop and a coin for mirroring of its own.
 
-        With `view` the crops and flips are those of that epoch.
+        Args:
+            first: batches that are left out at the start.
+            view: the epoch whose crops and flips these are; None: `epoch`.
         """
         draws = self.draw(seed, epoch)  # [4, N]
         if view not in (None, epoch):
             others = self.draw(seed, view)
             draws = others[:, others[0].argsort()[draws[0]]]
         draws = draws.to(self.labels.device)
-        for start, stop in bounds(self.size, self.batch_size):
+        for start, stop in bounds(self.size, self.batch_size)[first:]:
             yield self.take(draws[:, start:stop])
 
     def take(self, draws: Tensor) -> tuple[Tensor, Tensor]:

@@ -53,11 +53,12 @@ class PictureBatches:
         return torch.from_numpy(order).to(self.labels.device)
 
     def train(
-        self, seed: int, epoch: int, view: int | None = None
+        self, seed: int, epoch: int, first: int = 0, view: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch in random order; with `view` the crops and flips are those of that epoch."""
+        """One epoch in random order; `first` and `view` as for `Batches`."""
         order = self.order(seed, epoch).cpu().numpy()
-        parts = [order[start:stop] for start, stop in bounds(self.size, self.batch_size)]
+        places = bounds(self.size, self.batch_size)[first:]
+        parts = [order[start:stop] for start, stop in places]
         yield from self._normalised(parts, seed, epoch if view is None else view)
 
     def evaluate(self) -> Iterator[tuple[Tensor, Tensor]]:
