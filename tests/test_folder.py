@@ -1,14 +1,15 @@
 """One's own pictures in folders: which classes and files, and what is said of mistakes."""
 
 import os
+import shutil
 import stat
 from pathlib import Path
 
 import pytest
 
 from conftest import write_folder, write_pictures
-from wbcli import data
-from wbcli.data import folder, sources
+from wbcli import data, stages
+from wbcli.data import check, folder, sources
 
 SPACED = "Große Katze"
 
@@ -211,3 +212,79 @@ def test_validation_images_are_those_of_val_or_taken_from_train():
     assert load().val.images.name(0) == "val/a/1.jpg"
     with pytest.raises(ValueError, match="--val-per-class: mine has validation images of its own"):
         load(val_per_class=1)
+
+
+def pets(wbcli, *more: str):
+    """A training on the folder `pets` that takes no time."""
+    small = ("--arch", "resnet8", "--image-size", "16", "--epochs", "2", "--batch-size", "8")
+    return wbcli("stage1", "pets", "--name", "it", *small, *more)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda path: path.with_name("cat").rename(path.with_name("zebra")), "'cat' and is 'dog'"),
+        (shutil.rmtree, "trained on (3 then, 2 now)"),
+    ],
+    ids=["renamed", "deleted"],
+)
+def test_classes_that_have_changed_since_the_training_are_refused(wbcli, change, said):
+    write_folder(Path("pets"), {"cat": 9, "dog": 7, "eel": 5})
+    assert pets(wbcli).code == 0
+    for split in ("train", "test"):
+        change(Path("pets") / split / "eel")
+    for command in (("eval", "it"), ("stage2", "it"), ("normalize", "it")):
+        result = wbcli(*command)
+        assert (result.code, result.out) == (1, ""), command
+        assert "the data set has other classes than run it was trained on" in result.err
+        assert said in result.err
+        assert "put them back as they were, or train anew" in result.err
+    assert os.listdir("runs") == ["it"], "what was not trained leaves no run"
+
+
+def test_pictures_that_were_added_are_noticed_when_a_run_goes_on(wbcli, monkeypatch):
+    write_folder(Path("pets"), {"cat": 9, "dog": 7})
+    with monkeypatch.context() as patch:
+        patch.setattr(stages._Training, "finish", _interrupt)
+        assert pets(wbcli).code == 130
+    write_pictures(Path("pets"), ["train/dog/new.jpg"])
+    result = pets(wbcli, "--resume")
+    assert (result.code, result.out) == (1, "")
+    assert "the data set has changed since run it was interrupted: 16 training images then, 17" in (
+        result.err
+    )
+    os.unlink("pets/train/dog/new.jpg")
+    assert pets(wbcli, "--resume").code == 0
+
+
+def test_pictures_that_were_added_are_said_where_stage2_follows(wbcli):
+    write_folder(Path("pets"), {"cat": 9, "dog": 7})
+    assert pets(wbcli).code == 0
+    assert "training images" not in wbcli("stage2", "it", "--epochs", "1").err
+    write_pictures(Path("pets"), ["train/dog/new.jpg"])
+    result = wbcli("stage2", "it", "--epochs", "1")
+    assert result.code == 0
+    assert "run it was trained on 16 training images, the data set now has 17" in result.err
+
+
+def test_a_broken_picture_leaves_the_name_free(wbcli):
+    write_folder(Path("pets"), {"cat": 9, "dog": 7})
+    Path("pets/train/cat/0.jpg").write_bytes(b"torn")
+    result = pets(wbcli)
+    assert (result.code, result.out) == (1, "")
+    assert "leave such files out from the start with --skip-broken" in result.err
+    assert list(Path("runs").iterdir()) == []
+    assert pets(wbcli, "--skip-broken").code == 0
+
+
+def test_a_name_that_is_taken_is_refused_before_any_picture_is_read(wbcli, monkeypatch):
+    write_folder(Path("pets"), {"cat": 9, "dog": 7})
+    assert pets(wbcli).code == 0
+    monkeypatch.setattr(check, "examine", _interrupt)
+    result = pets(wbcli, "--skip-broken")
+    assert result.code == 2
+    assert "run 'it' exists in runs" in result.err
+
+
+def _interrupt(*args):
+    raise KeyboardInterrupt

@@ -77,10 +77,10 @@ class Run:
             )
 
     def discard(self) -> None:
-        """Delete a run in which nothing has been trained; its name is free again."""
+        """Delete a run that holds no weights; its name is free again."""
         if self.resumable or self.finished:
             return
-        for name in ("config.json", "metrics.jsonl", locks.NAME):
+        for name in ("config.json", "metrics.jsonl", "temperature.json", locks.NAME):
             (self.path / name).unlink(missing_ok=True)
         if not any(self.path.iterdir()):
             self.path.rmdir()
@@ -156,8 +156,10 @@ class Run:
         path, line = self.path / "metrics.jsonl", json.dumps(row) + "\n"
         with saying_what(path), path.open("ab", buffering=0) as file:
             size = file.tell()
+            left = memoryview(line.encode())
             try:
-                file.write(line.encode())
+                while left:  # a disk that fills up takes a part of it, and then none
+                    left = left[file.write(left) :]
                 os.fsync(file.fileno())
             except OSError:
                 file.truncate(size)

@@ -91,6 +91,8 @@ class _Training:
         self.config, self.run, self.dataset, self.device = config, run, dataset, device
         self.listener = listener
         self.network, parameters, self.constrained = _set_up(config, dataset, runs_dir)
+        if config.parent:
+            _note_changes(find(runs_dir, config.parent), config, dataset, listener)
         self.network.to(device, memory_format=torch.channels_last)
         self.radii = [radius_of(config.maxnorm, config.radius, w) for w in self.constrained]
         state = run.load_state("checkpoint.pt") if run.resumable else None
@@ -313,6 +315,17 @@ def _set_up(
         parameters = models.freeze_all_but(network, layers)
         constrained = [layer[0].weight for layer in layers]
     return network, parameters, constrained if config.constraint() else []
+
+
+def _note_changes(parent: Run, config: Config, dataset: data.Dataset, listener: Listener) -> None:
+    """Say so where the same choice of images is now another number of them."""
+    first, now = parent.config(), sum(dataset.class_counts)
+    before = sum(parent.record().get("class_counts") or dataset.class_counts)
+    same = all(getattr(first, key) == getattr(config, key) for key in data.SELECTION)
+    if same and before != now:
+        listener.on_note(
+            f"run {parent.name} was trained on {before} training images, the data set now has {now}"
+        )
 
 
 def _view(

@@ -73,6 +73,9 @@ def stage1_command(dataset, runs_dir, device, data_dir, skip_broken, **options):
             "(its text says ResNet32; --arch resnet32 is that one)"
         )
     if skip_broken:
+        if how["name"] and not how["resume"]:  # before all files are read
+            with wrong_usage():
+                runs.named(runs_dir, how["name"]).must_be_new()
         settings = without_broken(settings)
     _train(settings, device, runs_dir, **how)
 
@@ -150,7 +153,11 @@ def normalize_command(run, runs_dir, device, name, as_json, data_dir, **options)
     dataset = load(settings)
     with wrong_usage():
         run = runs.create(runs_dir, settings, name)
-    row = stages.normalize(settings, run, parent, dataset, device)
+    with run.locked():
+        try:
+            row = stages.normalize(settings, run, parent, dataset, device)
+        finally:
+            run.discard()
     _report(run, settings, [row], dataset.limits, as_json)
 
 
@@ -235,7 +242,7 @@ def _check_continuable(run: runs.Run, settings: Config, resume: bool) -> None:
     if changed:
         schedule = ""
         if any(change.startswith("epochs ") for change in changed):
-            schedule = ", and the learning rates of the epochs so far belong to its own number"
+            schedule = ", and another cosine schedule from the first epoch on"
         raise ValueError(
             f"run {run.name} has other settings ({'; '.join(changed)}){schedule}: "
             "resume it with its own, or choose another --name"
