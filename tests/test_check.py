@@ -53,21 +53,58 @@ def test_broken_files_are_named_with_the_reason():
     assert found.problems[2].file == "test/b/0.jpg"
 
 
-def test_the_same_picture_in_train_and_test_is_named_under_both_names():
+def copy(source: str, target: str) -> None:
+    Path("mine", target).write_bytes(Path("mine", source).read_bytes())
+
+
+def test_the_same_picture_in_two_splits_is_named_under_both_names():
     write_folder(Path("mine"), {"a": 3, "b": 1}, val=1)
-    copy = Path("mine/train/a/1.jpg").read_bytes()
-    Path("mine/test/b/other name.jpg").write_bytes(copy)
-    Path("mine/train/a/3.jpg").write_bytes(copy)  # within a split, and in val: not asked
-    Path("mine/val/a/1.jpg").write_bytes(copy)
+    copy("train/a/1.jpg", "test/b/other name.jpg")
+    copy("train/a/1.jpg", "val/a/1.jpg")
+    copy("test/a/0.jpg", "val/b/2.jpg")
     found = examine()
-    assert texts(found) == ["in train and in test: train/a/1.jpg; test/b/other name.jpg"]
-    assert found.problems[0].file is None
+    assert texts(found) == [
+        "the same picture in train and in test: train/a/1.jpg; test/b/other name.jpg",
+        "the same picture in train and in val: train/a/1.jpg; val/a/1.jpg",
+        "the same picture in test and in val: test/b/other name.jpg; val/a/1.jpg",
+        "the same picture in test and in val: test/a/0.jpg; val/b/2.jpg",
+    ]
+    assert {problem.file for problem in found.problems} == {None}
+    assert found.warnings == []
+
+
+def test_the_same_picture_under_two_labels_is_a_problem_and_a_copy_in_a_class_a_warning():
+    write_folder(Path("mine"), {"a": 3, "b": 1, "c": 1})
+    for target in ("a/7.jpg", "a/8.jpg", "b/7.jpg", "c/7.jpg", "c/8.jpg"):
+        copy("train/a/1.jpg", f"train/{target}")
+    copy("test/b/0.jpg", "test/b/9.jpg")
+    found = examine()
+    assert texts(found) == [
+        "the same picture in train as a and as b: train/a/1.jpg; train/b/7.jpg",
+        "the same picture in train as a and as c: train/a/1.jpg; train/c/7.jpg",
+    ]
+    assert found.warnings == [
+        "in train, copies of another picture of the class: 3 of 10 images, such as "
+        "train/a/1.jpg; train/a/7.jpg",
+        "in test, copies of another picture of the class: 1 of 7 images, such as "
+        "test/b/0.jpg; test/b/9.jpg",
+    ]
+
+
+def test_files_that_cannot_be_read_are_no_copies_of_each_other():
+    write_folder(Path("mine"), {"a": 3, "b": 1})
+    for name in ("train/a/1.jpg", "train/b/0.jpg", "test/a/1.jpg"):
+        Path("mine", name).write_bytes(b"")
+    found = examine()
+    assert [text.split(": ")[1] for text in texts(found)] == ["the file is empty"] * 3
+    assert found.warnings == []
 
 
 def imagenetlt(train: list[str], test: list[str]) -> None:
-    for name, lines in [("train", train), ("test", test), ("val", train)]:
+    val = ["w" + line for line in train]
+    for name, lines in [("train", train), ("test", test), ("val", val)]:
         Path(f"ImageNet_LT_{name}.txt").write_text("\n".join(lines) + "\n")
-    present = [line.rsplit(" ", 1)[0] for line in [*train, *test] if "gone" not in line]
+    present = [line.rsplit(" ", 1)[0] for line in [*train, *test, *val] if "gone" not in line]
     write_pictures(Path(), present)
 
 
@@ -80,9 +117,9 @@ def test_problems_of_lists_come_with_their_lines():
         "ImageNet_LT_train.txt, line 3: expected a label from 0 to 999, got 1000",
         "ImageNet_LT_train.txt, line 2: t/gone.jpg is missing in .",
         "ImageNet_LT_val.txt, line 3: expected a label from 0 to 999, got 1000",
-        "ImageNet_LT_val.txt, line 2: t/gone.jpg is missing in .",
+        "ImageNet_LT_val.txt, line 2: wt/gone.jpg is missing in .",
         "ImageNet_LT_test.txt, line 1: v/a b.jpg: the file is empty",
-        "in train and in test: ImageNet_LT_train.txt, line 1: t/a/1.jpg; "
+        "the same picture in train and in test: ImageNet_LT_train.txt, line 1: t/a/1.jpg; "
         "ImageNet_LT_test.txt, line 2: v/5.jpg",
     ]
     assert found.images == {"train": 2, "val": 2, "test": 2}
@@ -106,7 +143,11 @@ def test_images_in_memory_are_compared_by_their_pixels(monkeypatch):
     twice = content._replace(test=(images[[5, 5]], labels[[5, 5]]))
     source = dataclasses.replace(data.sources.find("digitslt"), read=lambda path: twice)
     monkeypatch.setitem(data.sources.SOURCES, "digitslt", source)
-    assert texts(examine("digitslt")) == ["in train and in test: image 5; image 1"]
+    found = examine("digitslt")
+    assert texts(found) == ["the same picture in train and in test: image 5; image 0"]
+    assert found.warnings[1:] == [
+        "in test, copies of another picture of the class: 1 of 2 images, such as image 0; image 1"
+    ]
 
 
 def test_check_in_the_terminal(wbcli):

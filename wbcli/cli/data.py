@@ -109,8 +109,9 @@ def show_command(name, as_json, data_dir, runs_dir, device, seed, precision, **o
 def check_command(name, as_json, data_dir, runs_dir, device, **options):
     """Read every file of a data set, and name what is wrong.
 
-    Broken and missing files, mistakes in lists, and pictures that are in train and in test, too:
-    it exits with 1 if there are any. Classes without images are a warning.
+    Broken and missing files, mistakes in lists, and the same picture in two of train, val and test
+    or under two labels: it exits with 1 if there are any. Classes without images and copies within
+    a class are warnings.
 
     \b
     Example:

@@ -1,10 +1,9 @@
 """Reading every file of a data set, to find what is broken before a training does.
 
-Pictures are decoded in parallel; the same bytes in the training and in the test split are
-duplicates, under whatever names.
+Pictures are decoded in parallel; the same bytes, or pixels in memory, are the same picture,
+under whatever names.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -12,13 +11,13 @@ from typing import NamedTuple
 import numpy as np
 from torch.utils.data import Dataset
 
-from wbcli.data import pictures
+from wbcli.data import duplicates, pictures
+from wbcli.data.duplicates import SPLITS, WORDS
 from wbcli.data.pictures import BrokenPicture, Pictures
 from wbcli.data.readers import Content, Problem
 from wbcli.data.workers import by_workers
 
 CHUNK = 16  # files that a process reads at a time
-SPLITS = ("train", "val", "test")
 
 
 def num_files(content: Content) -> int:
@@ -39,7 +38,7 @@ class Findings(NamedTuple):
 
 
 def examine(content: Content, on_file: Callable[[int], None] = lambda count: None) -> Findings:
-    """Mistakes in lists, missing and broken files, and duplicates across train and test.
+    """Mistakes in lists, missing and broken files, and pictures that stand twice.
 
     Args:
         content: what the `read` of a source found.
@@ -47,31 +46,29 @@ def examine(content: Content, on_file: Callable[[int], None] = lambda count: Non
     """
     problems, images_of = list(content.problems), {}
     absent = {problem.file for problem in problems}
-    digests: dict[str, dict[bytes, str]] = {}
+    digests: dict[str, np.ndarray] = {}  # uint64 [N, 2]
     for split in SPLITS:
         images, _ = getattr(content, split) or (None, None)
         if images is None:
             continue
-        seen = digests.setdefault(split, {})
         images_of[split] = len(images)
+        found = digests[split] = np.zeros((len(images), WORDS), dtype=np.uint64)
         if not isinstance(images, Pictures):
-            seen |= {_digest(image.tobytes()): f"image {i}" for i, image in enumerate(images)}
+            for i, image in enumerate(images):
+                found[i] = duplicates.digest(image.tobytes())
             continue
         for i, digest, reason in _read_all(images, absent, on_file):
             if reason:
                 problems.append(Problem(f"{images.describe(i)}: {reason}", images.name(i)))
             else:
-                seen.setdefault(digest, images.describe(i))
-    problems += [
-        Problem(f"in train and in test: {name}; {digests['test'][key]}")
-        for key, name in digests["train"].items()
-        if key in digests["test"]
-    ]
+                found[i] = digest
+    twice, copies = duplicates.find(content, digests)
     counts = [
         np.bincount(split[1], minlength=len(content.class_names)).tolist()
         for split in (content.train, content.test)
     ]
-    return Findings(images_of, counts[0], problems, empty_classes(content.class_names, *counts))
+    warnings = empty_classes(content.class_names, *counts) + copies
+    return Findings(images_of, counts[0], problems + twice, warnings)
 
 
 def empty_classes(names: list[str], train: list[int], test: list[int]) -> list[str]:
@@ -90,7 +87,7 @@ def empty_classes(names: list[str], train: list[int], test: list[int]) -> list[s
 
 def _read_all(
     images: Pictures, absent: set[str | None], on_file: Callable[[int], None]
-) -> Iterator[tuple[int, bytes, str | None]]:
+) -> Iterator[tuple[int, np.ndarray | None, str | None]]:
     """(index, digest, reason if it is broken) of every picture that is there, in order."""
     index = [i for i in range(len(images)) if images.name(i) not in absent]
     chunks = [index[start : start + CHUNK] for start in range(0, len(index), CHUNK)]
@@ -106,20 +103,16 @@ class _Files(Dataset):
     def __init__(self, images: Pictures):
         self.images = images
 
-    def __getitem__(self, chunk: list[int]) -> list[tuple[bytes, str | None]]:
+    def __getitem__(self, chunk: list[int]) -> list[tuple[np.ndarray | None, str | None]]:
         return [_read(self.images.path(i)) for i in chunk]
 
 
-def _read(path: Path) -> tuple[bytes, str | None]:
+def _read(path: Path) -> tuple[np.ndarray | None, str | None]:
     try:
         content = pictures.read_bytes(path)
         pictures.decode(content, (8, 8), pictures.centre_crop)
     except BrokenPicture as error:
-        return b"", str(error)
+        return None, str(error)
     except OSError as error:
-        return b"", error.strerror or str(error)
-    return _digest(content), None
-
-
-def _digest(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=16).digest()
+        return None, error.strerror or str(error)
+    return duplicates.digest(content), None

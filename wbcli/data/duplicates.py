@@ -1,0 +1,114 @@
+"""The same picture more than once in a data set, told by digests of 16 bytes.
+
+Across splits it is leakage, under two labels a contradiction; a copy within a class is common
+in real sets, and harmless.
+
+Legend: N pictures of a split.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+
+from wbcli.data.pictures import Pictures
+from wbcli.data.readers import Content, Problem
+from wbcli.words import counted
+
+SPLITS = ("train", "val", "test")
+WORDS = 2  # uint64 of a digest
+
+
+class Place(NamedTuple):
+    """Where a picture stands: the split and the index there."""
+
+    split: str
+    index: int
+
+
+def digest(content: bytes) -> np.ndarray:
+    """uint64 [2]; two pictures that are not the same have the same one never in practice."""
+    return np.frombuffer(hashlib.blake2b(content, digest_size=8 * WORDS).digest(), np.uint64)
+
+
+def find(content: Content, digests: dict[str, np.ndarray]) -> tuple[list[Problem], list[str]]:
+    """Sentences about pictures in two splits or under two labels, and a warning about copies.
+
+    Args:
+        digests: uint64 [N, 2] of each split, zero for what could not be read.
+    """
+    problems: list[Problem] = []
+    copies: dict[str, int] = {}
+    examples: dict[str, str] = {}
+    for places in _groups(digests):
+        first: dict[str, dict[int, Place]] = {}  # split → label → first picture
+        for place in places:
+            label = int(getattr(content, place.split)[1][place.index])
+            known = first.setdefault(place.split, {}).setdefault(label, place)
+            if known is not place:
+                copies[place.split] = copies.get(place.split, 0) + 1
+                examples.setdefault(place.split, _both(content, known, place))
+        problems += [Problem(text) for text in _contradictions(content, first)]
+    return problems, [
+        f"in {split}, copies of another picture of the class: "
+        f"{copies[split]} of {counted(len(digests[split]), 'image')}, such as {examples[split]}"
+        for split in SPLITS
+        if split in copies
+    ]
+
+
+def _contradictions(content: Content, first: dict[str, dict[int, Place]]) -> Iterator[str]:
+    """Sentences about one picture: that it is in two splits, and under two labels in one."""
+    firsts = {split: next(iter(labels.values())) for split, labels in first.items()}
+    for a, b in _pairs(firsts):
+        yield f"the same picture in {a} and in {b}: {_both(content, firsts[a], firsts[b])}"
+    names = content.class_names
+    for split, labels in first.items():
+        (label, place), *others = labels.items()
+        for other, second in others:
+            yield (
+                f"the same picture in {split} as {names[label]} and as {names[other]}: "
+                + _both(content, place, second)
+            )
+
+
+def _pairs(splits: dict) -> Iterator[tuple[str, str]]:
+    """Train with test comes first: it is the worst."""
+    return combinations([s for s in ("train", "test", "val") if s in splits], 2)
+
+
+def _groups(digests: dict[str, np.ndarray]) -> list[list[Place]]:
+    """The places of every picture that stands more than once, in the order of its first."""
+    splits = [split for split in SPLITS if split in digests]
+    all_digests = np.concatenate([digests[split] for split in splits])
+    ends = np.cumsum([len(digests[split]) for split in splits])
+    read = np.flatnonzero(all_digests.any(1))
+    order = read[np.lexsort(all_digests[read].T)]  # stable: equal ones stay in order
+    ordered = all_digests[order]
+    new = np.ones(len(order), dtype=bool)
+    new[1:] = (ordered[1:] != ordered[:-1]).any(1)
+    starts = np.flatnonzero(new)
+    sizes = np.diff(starts, append=len(order))
+    groups = [
+        order[start : start + size].tolist()
+        for start, size in zip(starts[sizes > 1], sizes[sizes > 1], strict=True)
+    ]
+
+    def place(i: int) -> Place:
+        split = int(np.searchsorted(ends, i, side="right"))
+        return Place(splits[split], i - int(ends[split]) + len(digests[splits[split]]))
+
+    return [[place(i) for i in group] for group in sorted(groups)]
+
+
+def _both(content: Content, first: Place, second: Place) -> str:
+    return "; ".join(_describe(content, place) for place in (first, second))
+
+
+def _describe(content: Content, place: Place) -> str:
+    images = getattr(content, place.split)[0]
+    if isinstance(images, Pictures):
+        return images.describe(place.index)
+    return f"image {place.index}"
