@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -165,6 +166,46 @@ def test_a_killed_worker_is_an_error_that_says_what_to_lower(monkeypatch):
     with pytest.raises(RuntimeError, match="was killed, perhaps for want of memory: lower --work"):
         list(epoch)
     assert len(list(batches.train(0, 1))) == 10, "the next epoch has new ones"
+
+
+class Squares:
+    def __getitem__(self, key):
+        if key == "broken":
+            raise BrokenPicture("a reason")
+        if key == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return key**2
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+@pytest.mark.parametrize("count", [0, 1, 2, 20])
+def test_answers_of_workers_stand_in_the_order_of_their_keys(monkeypatch, workers, count):
+    monkeypatch.setattr(pictures, "workers", workers)
+    keys = list(range(count))
+    assert list(processes.by_workers(Squares(), keys)) == [key**2 for key in keys]
+    assert multiprocessing.active_children() == []
+
+
+def test_an_error_of_a_worker_is_raised_in_its_turn(monkeypatch):
+    monkeypatch.setattr(pictures, "workers", 2)
+    answers = processes.by_workers(Squares(), [3, 4, "broken", 5])
+    assert [next(answers), next(answers)] == [9, 16]
+    with pytest.raises(BrokenPicture, match=r"^a reason$"):
+        next(answers)
+    assert multiprocessing.active_children() == []
+
+
+def test_a_killed_worker_of_a_check_is_an_error_that_says_what_to_lower(monkeypatch):
+    monkeypatch.setattr(pictures, "workers", 2)
+    answers = processes.by_workers(Squares(), [3, "killed", 5])
+    assert next(answers) == 9
+    with pytest.raises(RuntimeError) as caught:
+        next(answers)
+    assert str(caught.value) == (
+        "a process that decodes pictures was killed, perhaps for want of memory: "
+        "lower --workers, --batch-size or --image-size"
+    )
+    assert multiprocessing.active_children() == []
 
 
 def test_workers_end_with_an_epoch_that_nobody_finishes_and_with_their_owner(monkeypatch):

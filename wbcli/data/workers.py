@@ -8,21 +8,23 @@ Legend: B batch, S side of the crop.
 
 import mmap
 import os
-import warnings
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from wbcli.data import pictures
 
 PIECE = 8  # pictures that a process decodes at a time
 AHEAD = 6  # pieces that are decoded ahead for each process, at least
+KEYS_AHEAD = 2  # of `by_workers`, for each process
 PATIENCE = 5.0  # seconds after which an idle process looks whether its parent lives
 KILLED = (
     "a process that decodes pictures was killed, perhaps for want of memory: "
@@ -89,18 +91,18 @@ class Workers:
                 pieces = _pieces(batches[sent])
                 missing[sent] = len(pieces)
                 for start, piece in pieces:
-                    task = (sent, slot_of[sent], start, seed, epoch, piece)
+                    task = (slot_of[sent], start, seed, epoch, piece)
                     if not self.pipes:
                         _decode(self.decode, self.slots, task)
                         missing[sent] -= 1
                         continue
                     pipe = min(waiting, key=waiting.__getitem__)
-                    _send(pipe, task)
+                    _send(pipe, (sent, task))
                     waiting[pipe] += 1
                 sent += 1
             while missing[number]:
                 for pipe in wait(self.pipes):
-                    which, error = _receive(pipe)
+                    which, _, error = _receive(pipe)
                     waiting[pipe] -= 1
                     missing[which] -= 1
                     if error:
@@ -113,16 +115,8 @@ class Workers:
     def _start(self) -> None:
         memory = mmap.mmap(-1, int(np.prod(self.shape)))  # not in /dev/shm, which may be small
         self.slots = np.frombuffer(memory, dtype=np.uint8).reshape(self.shape)
-        context = get_context("fork")
-        for _ in range(self.count):
-            ours, theirs = context.Pipe()
-            process = context.Process(
-                target=_work, args=(theirs, self.decode, self.slots, os.getpid()), daemon=True
-            )
-            process.start()
-            theirs.close()
-            self.processes.append(process)
-            self.pipes.append(ours)
+        answer = partial(_decode, self.decode, self.slots)
+        self.processes, self.pipes = _start(self.count, answer)
         self.stop = weakref.finalize(self, _stop, self.processes, self.pipes)
 
     def _end(self) -> None:
@@ -131,23 +125,44 @@ class Workers:
 
 
 def by_workers(dataset: Dataset, keys: list) -> Iterator:
-    """dataset[key] for every key, in their order, made by worker processes: small results."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "This DataLoader will create")  # --workers asks for it
-        return iter(
-            DataLoader(
-                dataset,
-                sampler=keys,
-                batch_size=None,  # what a key stands for is not batched again
-                collate_fn=_as_it_is,
-                num_workers=min(pictures.workers_to_use(), len(keys)),
-                worker_init_fn=pictures.leave_signals_to_the_parent,
-            )
-        )
+    """dataset[key] for every key, in their order, made by worker processes.
+
+    Keys are small: sending one never waits for a process that waits to answer.
+
+    Raises:
+        RuntimeError: a process was killed.
+    """
+    count = min(pictures.workers_to_use(), len(keys))
+    if not count:
+        yield from (dataset[key] for key in keys)
+        return
+    processes, pipes = _start(count, dataset.__getitem__)
+    ahead = KEYS_AHEAD * count
+    try:
+        for number in range(len(keys) + ahead):
+            if number >= ahead:  # the processes take turns, and so do their answers
+                _, result, error = _receive(pipes[number % count])
+                if error:
+                    raise error
+            if number < len(keys):
+                _send(pipes[number % count], (number, keys[number]))
+            if number >= ahead:
+                yield result
+    finally:
+        _stop(processes, pipes)
 
 
-def _as_it_is(result):
-    return result
+def _start(count: int, answer: Callable[[Any], Any]) -> tuple[list, list[Connection]]:
+    """Processes that answer (number, task) with (number, answer(task), None or an error)."""
+    context, processes, pipes = get_context("fork"), [], []
+    for _ in range(count):
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(theirs, answer, os.getpid()), daemon=True)
+        process.start()
+        theirs.close()
+        processes.append(process)
+        pipes.append(ours)
+    return processes, pipes
 
 
 def _pieces(index: np.ndarray) -> list[tuple[int, np.ndarray]]:
@@ -155,25 +170,25 @@ def _pieces(index: np.ndarray) -> list[tuple[int, np.ndarray]]:
 
 
 def _decode(decode: Decode, slots: np.ndarray, task: tuple) -> None:
-    _, slot, start, seed, epoch, piece = task
+    slot, start, seed, epoch, piece = task
     for place, i in enumerate(piece.tolist(), start=start):
         slots[slot, place] = decode(seed, epoch, i)
 
 
-def _work(pipe: Connection, decode: Decode, slots: np.ndarray, parent: int) -> None:
-    """The life of a process: decode what comes, until nobody is there who sends."""
+def _work(pipe: Connection, answer: Callable[[Any], Any], parent: int) -> None:
+    """The life of a process: answer what comes, until nobody is there who sends."""
     pictures.leave_signals_to_the_parent()
     torch.set_num_threads(1)
     while os.getppid() == parent:
         if not pipe.poll(PATIENCE):
             continue
-        task = pipe.recv()
-        error = None
+        number, task = pipe.recv()
+        result = error = None
         try:
-            _decode(decode, slots, task)
+            result = answer(task)
         except Exception as caught:  # it is the parent's to raise
             error = caught
-        pipe.send((task[0], error))
+        pipe.send((number, result, error))
 
 
 def _send(pipe: Connection, message: tuple) -> None:
@@ -183,7 +198,7 @@ def _send(pipe: Connection, message: tuple) -> None:
         raise RuntimeError(KILLED) from error
 
 
-def _receive(pipe: Connection) -> tuple[int, Exception | None]:
+def _receive(pipe: Connection) -> tuple[int, Any, Exception | None]:
     try:
         return pipe.recv()
     except (EOFError, OSError) as error:
