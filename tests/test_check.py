@@ -12,7 +12,7 @@ import pytest
 from conftest import encoded, photo, write_folder, write_pictures
 from test_cli import in_a_process
 from wbcli import console, data
-from wbcli.data import check, pictures, sources
+from wbcli.data import check, folder, pictures, sources
 
 
 def examine(name: str = "mine", on_file=lambda count: None) -> check.Findings:
@@ -178,6 +178,45 @@ def test_check_of_classes_without_images_warns_and_passes(wbcli):
     assert result.code == 0
     assert result.err == "Warning: 1 of 3 classes have no test images: c\n"
     assert wbcli("data", "check", "mine", "--json").json["problems"] == []
+
+
+NOTES = [
+    "Warning: left out of mine/train: 2 files whose name is not a picture's, such as "
+    "train/a/more.txt",
+    "Warning: left out of mine/test: 1 folder whose name starts with a dot, such as test/b/.new",
+]
+
+
+def with_notes() -> None:
+    write_folder(Path("mine"), {"a": 3, "b": 2})
+    write_pictures(Path("mine"), ["test/b/.new/1.jpg"])
+    for name in ("notes.txt", "more.txt"):
+        Path("mine/train/a", name).touch()
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_check_says_each_note_once(wbcli, broken):
+    with_notes()
+    if broken:
+        Path("mine/train/a/1.jpg").write_bytes(b"")
+    result = wbcli("data", "check", "mine", "--data-dir", ".")
+    assert result.code == broken
+    assert result.err.replace(f"{Path().resolve()}/", "").splitlines() == NOTES
+
+
+def test_skip_broken_says_each_note_once_and_reads_the_folders_twice(wbcli, monkeypatch):
+    with_notes()
+    Path("mine/train/a/1.jpg").write_bytes(b"")
+    reads, read = [], folder.read
+    monkeypatch.setattr(folder, "read", lambda *args, **kw: reads.append(args) or read(*args, **kw))
+    result = wbcli("stage1", "mine", "--skip-broken", "--dry-run", "--arch", "resnet8")
+    assert result.code == 0
+    assert result.err.replace(f"{Path().resolve()}/", "").splitlines() == [
+        "Warning: train/a/1.jpg: the file is empty",
+        "left out: 1 file; training counts now [2, 2] (were [3, 2]), 4 test images (were 4)",
+        *NOTES,
+    ]
+    assert len(reads) == 2
 
 
 def test_the_digits_pass(wbcli):

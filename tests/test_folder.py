@@ -46,16 +46,17 @@ def test_file_names_may_be_anything():
     assert all(content.train[0].path(i).is_file() for i in range(7))
 
 
-def test_hidden_files_are_passed_over_and_others_are_counted():
+def test_hidden_files_are_passed_over_and_other_files_and_hidden_folders_are_counted():
     write_folder(Path("mine"), {"a": 1, "b": 1})
     for name in ("a/.DS_Store", "a/notes.txt", "b/._0.jpg", ".thumbnails"):
         Path("mine/train", name).touch()
     Path("mine/train/.cache").mkdir()
+    write_pictures(Path("mine/train/a"), [".thumbs/1.jpg", "deep/.thumbs/1.jpg"])
     content = folder.read(Path(), "mine")
     assert len(content.train[1]) == 2
     assert content.notes == [
-        "1 files in mine/train are no pictures by their names and are left out, "
-        "such as train/a/notes.txt"
+        "left out of mine/train: 1 file whose name is not a picture's, such as train/a/notes.txt",
+        "left out of mine/train: 3 folders whose name starts with a dot, such as train/.cache",
     ]
 
 

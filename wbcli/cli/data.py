@@ -12,6 +12,8 @@ from wbcli.cli.options import (
     examine_files,
     json_option,
     load,
+    read_files,
+    take,
     wrong_usage,
 )
 
@@ -118,9 +120,10 @@ def check_command(name, as_json, data_dir, runs_dir, device, **options):
       wbcli data check imagenetlt --data-dir /data/imagenet
     """
     settings = _settings(name, data_dir, options)
-    found = examine_files(settings)
+    content = read_files(settings)
+    found = examine_files(content)
     if not found.problems:
-        load(settings)
+        take(settings, content)
     for sentence in found.warnings:
         console.warn(sentence)
     problems = [problem.text for problem in found.problems]

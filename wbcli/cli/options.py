@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from wbcli import config, console, runs
+from wbcli.words import counted
 
 CHOSEN_ON_TEST = "{run}: its settings were chosen on the test set, so its numbers are too good"
 
@@ -265,32 +266,42 @@ def kept_when_stopped():
 
 
 def load(settings: config.Config):
-    """The data set of these settings; a setting that it cannot have is wrong usage."""
-    from wbcli import data
-    from wbcli.data.longtail import SettingError
-
-    try:
-        dataset = data.for_run(settings)
-    except SettingError as error:
-        raise click.UsageError(str(error), click.get_current_context()) from error
+    """`take` of a data set's files, with the notes on them."""
+    dataset = take(settings)
     for note in dataset.notes:
         console.warn(note)
     return dataset
 
 
+def take(settings: config.Config, content=None):
+    """The data set of these settings; a setting that it cannot have is wrong usage.
+
+    Args:
+        content: what `read_files` gave, where the files were read before.
+    """
+    from wbcli import data
+    from wbcli.data.longtail import SettingError
+
+    try:
+        return data.for_run(settings, content=content)
+    except SettingError as error:
+        raise click.UsageError(str(error), click.get_current_context()) from error
+
+
 def without_broken(settings: config.Config) -> config.Config:
     """The settings without broken and missing files; says which, and what that changes."""
-    found = examine_files(settings)
+    content = read_files(settings)
+    found = examine_files(content)
     files = sorted({problem.file for problem in found.problems if problem.file})
     for problem in found.problems:
         console.warn(problem.text)
     settings = replace(settings, left_out=tuple(files) or None)
     if files:
-        dataset = load(settings)
+        dataset = take(settings, content)
         console.say(
-            f"left out: {len(files)} files; training counts now "
+            f"left out: {counted(len(files), 'file')}; training counts now "
             f"{shortened(dataset.original_counts)} (were {shortened(found.class_counts)}), "
-            f"{len(dataset.test.labels)} test images (were {found.images['test']})"
+            f"{counted(len(dataset.test.labels), 'test image')} (were {found.images['test']})"
         )
     return settings
 
@@ -303,11 +314,17 @@ def shortened(counts: list[int]) -> str:
     return f"[{ends[0]}, …, {ends[1]}]"
 
 
-def examine_files(settings: config.Config):
-    """`check.examine` of a data set, with a progress bar."""
-    from wbcli.data import check, sources
+def read_files(settings: config.Config):
+    """Lists, folders or arrays of a data set, as `data.read` gives them."""
+    from wbcli import data
 
-    content = sources.find(settings.dataset).read(Path(settings.data_dir))
+    return data.read(settings.dataset, settings.data_dir)
+
+
+def examine_files(content):
+    """`check.examine` of what `read_files` gave, with a progress bar."""
+    from wbcli.data import check
+
     with console.counting(check.num_files(content)) as advance:
         return check.examine(content, advance)
 

@@ -86,6 +86,7 @@ def load(
     limits: tuple[int, int] | None = None,
     image_size: int | None = None,
     left_out: tuple[str, ...] | None = None,
+    content: Content | None = None,
 ) -> Dataset:
     """Read a data set and take its long-tailed training subset.
 
@@ -100,6 +101,7 @@ def load(
         limits: Many over, Few under; None takes the set's.
         image_size: side of the crops of pictures on disk; None takes the set's.
         left_out: files that are treated as if they were not there.
+        content: what `read` found, where it was read before.
 
     Raises:
         longtail.SettingError: what this set cannot have, such as a factor that leaves a class
@@ -108,7 +110,7 @@ def load(
         FileNotFoundError: files neither present nor to be downloaded.
     """
     source = sources.find(name)
-    content = _read(source, data_dir, left_out or ())
+    content = _usable(content or read(name, data_dir), name, left_out or ())
     labels = content.train[1]
     num_classes = len(content.class_names)
     if content.val and val_per_class:
@@ -136,25 +138,31 @@ def load(
     )
 
 
-def for_run(config, data_dir: Path | None = None) -> Dataset:
+def for_run(config, data_dir: Path | None = None, content: Content | None = None) -> Dataset:
     """The data set of a run's Config: the same images in the same splits, every time."""
     return load(
         config.dataset,
         data_dir or config.data_dir,
+        content=content,
         **{key: getattr(config, key) for key in SELECTION},
     )
 
 
-def _read(source: sources.Source, data_dir: str | Path, left_out: tuple[str, ...]) -> Content:
+def read(name: str, data_dir: str | Path) -> Content:
+    """All images of a data set, with what is wrong in it among the problems."""
     if Path(data_dir).is_file():
         raise NotADirectoryError(f"--data-dir {data_dir}: expected a folder, this is a file")
-    content = source.read(Path(data_dir))
+    return sources.find(name).read(Path(data_dir))
+
+
+def _usable(content: Content, name: str, left_out: tuple[str, ...]) -> Content:
+    """The content but for files that are left out; other problems are an error."""
     absent = set(left_out)
     problems = [p for p in content.problems if p.file not in absent]
     if problems:
         others = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise ValueError(
-            f"{problems[0].text}{others}: wbcli data check {source.name} names them all"
+            f"{problems[0].text}{others}: wbcli data check {name} names them all"
             + (", --skip-broken leaves them out" if all(p.file for p in problems) else "")
         )
     if not absent:

@@ -67,7 +67,7 @@ def examine(content: Content, on_file: Callable[[int], None] = lambda count: Non
         np.bincount(split[1], minlength=len(content.class_names)).tolist()
         for split in (content.train, content.test)
     ]
-    warnings = empty_classes(content.class_names, *counts) + copies
+    warnings = [*content.notes, *empty_classes(content.class_names, *counts), *copies]
     return Findings(images_of, counts[0], problems + twice, warnings)
 
 

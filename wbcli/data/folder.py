@@ -7,6 +7,7 @@ import numpy as np
 
 from wbcli.data.pictures import EXTENSIONS, Pictures, printable
 from wbcli.data.readers import Arrays, Content
+from wbcli.words import counted
 
 LAYOUT = "train/CLASS/picture.jpg and test/CLASS/picture.jpg (val/CLASS/ is optional)"
 
@@ -54,6 +55,7 @@ def fetch(data_dir: Path, name: str) -> Path:
 
 def _read_split(root: Path, split: str, classes: list[str], notes: list[str]) -> Arrays:
     labels, names, others = [], [], []
+    hidden = [f"{split}/{name}" for name in _subfolders(root / split, hidden=True)]
     index = {name: k for k, name in enumerate(classes)}
     for name in _subfolders(root / split):
         if name not in index:
@@ -62,7 +64,7 @@ def _read_split(root: Path, split: str, classes: list[str], notes: list[str]) ->
                 f"its classes are {', '.join(map(printable, classes[:5]))}"
                 + (", …" if len(classes) > 5 else "")
             )
-        found, left = pictures_below(root, f"{split}/{name}")
+        found, left, passed_over = pictures_below(root, f"{split}/{name}")
         if not found:
             raise ValueError(
                 f"{root / split / printable(name)} holds no picture ({', '.join(EXTENSIONS)}): "
@@ -70,38 +72,52 @@ def _read_split(root: Path, split: str, classes: list[str], notes: list[str]) ->
             )
         names += found
         others += left
+        hidden += passed_over
         labels += [index[name]] * len(found)
     if not names:
         raise ValueError(f"{root / split}: expected a folder for each class, there is none")
-    if others:
-        notes.append(
-            f"{len(others)} files in {root / split} are no pictures by their names and are left "
-            f"out, such as {printable(others[0])}"
-        )
+    notes += _notes(root / split, others, hidden)
     return Pictures.of(root, names), np.array(labels, dtype=np.int64)
 
 
-def _subfolders(path: Path) -> list[str]:
-    return sorted(e.name for e in os.scandir(path) if e.is_dir() and not e.name.startswith("."))
+def _notes(path: Path, others: list[str], hidden: list[str]) -> list[str]:
+    kinds = [(others, "file", "is not a picture's"), (hidden, "folder", "starts with a dot")]
+    return [
+        f"left out of {path}: {counted(len(left_out), what)} whose name {why}, such as "
+        + printable(left_out[0])
+        for left_out, what, why in kinds
+        if left_out
+    ]
 
 
-def pictures_below(root: Path, below: str) -> tuple[list[str], list[str]]:
-    """Pictures and other files in and below a folder, relative to the root, in sorted order."""
-    found, others, seen = [], [], set()
+def _subfolders(path: Path, hidden: bool = False) -> list[str]:
+    return sorted(
+        e.name for e in os.scandir(path) if e.is_dir() and e.name.startswith(".") == hidden
+    )
+
+
+def pictures_below(root: Path, below: str) -> tuple[list[str], list[str], list[str]]:
+    """Pictures, other files, and folders whose names start with a dot, in and below a folder.
+
+    They are relative to the root, in sorted order; hidden files are passed over.
+    """
+    found, others, hidden, seen = [], [], [], set()
     for folder, folders, files in os.walk(root / below, onerror=_fail, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:  # a link to a folder above it
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
         relative = os.path.relpath(folder, root)
+        dotted = sorted(name for name in folders if name.startswith("."))
+        hidden += [os.path.normpath(f"{relative}/{name}") for name in dotted]
+        folders[:] = sorted(set(folders) - set(dotted))
         for name in sorted(files):
             if not name.startswith("."):
                 (found if name.lower().endswith(EXTENSIONS) else others).append(
                     os.path.normpath(f"{relative}/{name}")
                 )
-    return found, others
+    return found, others, hidden
 
 
 def _fail(error: OSError) -> None:
