@@ -1,10 +1,18 @@
 """Networks: the parameter counts of the literature, and which layers train."""
 
+import copy
+import io
+import os
+import re
+import zipfile
+
+import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
-from wbcli import models
+from wbcli import models, weights
 
 COUNTS = {  # (network, classes): parameters, from the method's sources
     ("resnet34", 100): 21_328_292,
@@ -133,26 +141,149 @@ def test_init_takes_weights_of_ours_and_of_torchvision(tmp_path):
     assert torch.equal(other.backbone.conv1.weight, source.backbone.conv1.weight)
 
 
+def refusal(path, network=None):
+    """What `load_init` says of a file, after its name."""
+    with pytest.raises(ValueError) as caught:
+        models.load_init(network or models.build("resnet8", 5), path)
+    start = f"--init {path}: "
+    assert str(caught.value).startswith(start)
+    return str(caught.value).removeprefix(start)
+
+
+EXPECTED = "expected weights, as safetensors or a state dict of torch.save; "
+
+
+@pytest.mark.parametrize("content", [b"", b"hello"])
+@pytest.mark.parametrize(
+    ("suffix", "message"),
+    [
+        (".pt", "it is damaged, or not a file of torch.save"),
+        (".safetensors", "it is damaged, or no safetensors file (Error while deserializing header"),
+    ],
+)
+def test_init_refuses_what_is_no_file_of_weights(tmp_path, content, suffix, message):
+    path = tmp_path / f"file{suffix}"
+    path.write_bytes(content)
+    assert refusal(path).startswith(EXPECTED + message)
+
+
+SAVE = "save the state dict alone, torch.save(model.state_dict(), FILE)"
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "expected weights, as safetensors or a state dict of torch.save, and cannot read"),
-        (b"hello", "expected weights, as safetensors or a state dict of torch.save"),
-        ({"model": {"a": 1}}, r"cannot read them \(it holds more than tensors\)"),
-        ({"a": torch.zeros(1)}, "its weights are of another network"),
+        (nn.Linear(2, 2), "more than tensors (torch.nn.modules.linear.Linear), which could run"),
+        (
+            {"a": os.system},
+            "it holds more than tensors (posix.system), which could run code: " + SAVE,
+        ),
+        ({"model": {"a": 1}}, "more than names and tensors, 'a' is of the type int: " + SAVE),
+        ({1: torch.zeros(1)}, "more than names and tensors, 1 is of the type Tensor: " + SAVE),
+        ([1], "it holds a list instead of names and tensors: " + SAVE),
+        ({"a": torch.eye(2).to_sparse()}, "'a' is not a plain tensor of numbers"),
+        ({"a": torch.zeros(2, device="meta")}, "'a' is not a plain tensor of numbers"),
     ],
 )
-@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_init_refuses_what_is_no_weights_of_the_network(tmp_path, content, message, suffix):
-    path = tmp_path / f"file{suffix}"
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    elif suffix == ".pt":
-        torch.save(content, path)
+@pytest.mark.parametrize("new", [True, False])
+def test_init_refuses_more_than_tensors_and_says_what_to_save(tmp_path, content, message, new):
+    torch.save(content, tmp_path / "a.pt", _use_new_zipfile_serialization=new)
+    said = refusal(tmp_path / "a.pt")
+    assert said.startswith(EXPECTED) and message in said
+    assert "weights_only" not in said and "\n" not in said
+
+
+def test_init_says_what_does_not_fit_and_what_to_do(tmp_path):
+    path, advice = tmp_path / "a.pt", "; name theirs with --arch (and --bottleneck)"
+    state = models.build("resnet8", 5).state_dict()
+    first = "backbone.conv1.weight"
+    del state["backbone.bn1.bias"]
+    state |= {"backbone.more": torch.zeros(1), first: torch.zeros(2, 3, 1, 1)}
+    another = "its weights are of another network: "
+    torch.save(state, path)
+    assert refusal(path) == another + f"backbone.bn1.bias is not there (and 2 more){advice}"
+    state["backbone.bn1.bias"] = torch.zeros(16)
+    torch.save(state, path)
+    assert refusal(path) == (
+        f"{another}{first} is [2, 3, 1, 1], expected [16, 3, 3, 3] (and 1 more){advice}"
+    )
+    state[first] = torch.zeros(16, 3, 3, 3, dtype=torch.complex64)
+    torch.save(state, path)
+    assert refusal(path) == (
+        f"{another}{first} is torch.complex64, expected torch.float32 (and 1 more){advice}"
+    )
+    state[first] = torch.zeros(16, 3, 3, 3)
+    torch.save(state, path)
+    assert refusal(path) == f"{another}backbone.more has no place{advice}"
+
+
+def test_init_takes_old_files_and_half_precision(tmp_path):
+    """Files of torch before 1.6 are no zip archives; before 0.4 batch norms did not count."""
+    source = models.build("resnet8", 5)
+    state = {k: v for k, v in source.state_dict().items() if "num_batches" not in k}
+    state["classifier.bias"] = state["classifier.bias"].bfloat16()
+    torch.save(state, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    network = models.build("resnet8", 5)
+    models.load_init(network, tmp_path / "old.pt")
+    assert torch.equal(network.backbone.conv1.weight, source.backbone.conv1.weight)
+    assert torch.equal(network.classifier.bias, source.classifier.bias.bfloat16().float())
+
+
+def rezipped(source, target, **how):
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", **how) as new:
+        for part in old.namelist():
+            new.writestr(part, old.read(part))
+
+
+def test_an_archive_is_no_larger_than_its_file(tmp_path):
+    torch.save({"a": torch.zeros(100_000)}, tmp_path / "right.pt")
+    weights.check_archive(tmp_path / "right.pt")
+    bomb = tmp_path / "bomb.pt"
+    rezipped(tmp_path / "right.pt", bomb, compression=zipfile.ZIP_DEFLATED)
+    message = "is compressed, which torch.save never does"
+    assert refusal(bomb) == f"{EXPECTED}its part 'right/data.pkl' {message}"
+    rezipped(tmp_path / "right.pt", bomb)
+    weights.check_archive(bomb)
+    with zipfile.ZipFile(bomb, "a") as archive:  # many names for the same bytes
+        largest = max(archive.filelist, key=lambda part: part.file_size)
+        for i in range(3):
+            again = copy.copy(largest)
+            again.filename = f"{i}"
+            archive.filelist.append(again)
+        archive._didModify = True
+    assert re.fullmatch(
+        r"its parts claim 1,60\d,\d{3} bytes, the file has 40\d,\d{3}",
+        refusal(bomb).removeprefix(EXPECTED),
+    )
+    bomb.write_bytes((tmp_path / "right.pt").read_bytes()[:-100])
+    assert refusal(bomb) == EXPECTED + "its zip archive is damaged (File is not a zip file)"
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+def test_damaged_weights_are_refused_or_read_whatever_byte_it_is(tmp_path, kind):
+    """A byte of the header is another: nothing but a ValueError of one line may come of it."""
+    state = {"backbone.a": torch.arange(3.0), "classifier.b": torch.arange(2)}
+    buffer = io.BytesIO()
+    if kind == "safetensors":
+        buffer.write(safetensors.torch.save(state))
     else:
-        pytest.skip("safetensors hold tensors only")
-    with pytest.raises(ValueError, match=message):
-        models.load_init(models.build("resnet8", 5), path)
+        torch.save(state, buffer, _use_new_zipfile_serialization=kind == "zip")
+    whole = buffer.getvalue()
+    path = tmp_path / ("a.safetensors" if kind == "safetensors" else "a.pt")
+    network = models.build("resnet8", 5)
+    generator = np.random.default_rng(0)
+    for place in generator.integers(0, len(whole), 150):
+        changed = bytearray(whole)
+        changed[place] ^= int(generator.integers(1, 256))
+        path.write_bytes(changed)
+        assert "\n" not in refusal(path, network)
+        path.write_bytes(whole[:place])
+        assert "\n" not in refusal(path, network)
+
+
+def test_init_of_what_is_no_file_does_not_wait_for_one(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pt")
+    assert refusal(tmp_path / "pipe.pt") == EXPECTED + "it is not a regular file"
 
 
 def test_a_file_that_cannot_be_taken_leaves_no_run(wbcli, tmp_path):

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from wbcli import weights as weight_files
 from wbcli.data import sources
 
 DEPTH_AND_WIDTH = {  # blocks per stage, channels of the first stage
@@ -20,6 +20,8 @@ DEPTH_AND_WIDTH = {  # blocks per stage, channels of the first stage
     "resnet32": (5, 16),
     "resnet32x4": (5, 64),
 }
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+INTEGERS = (torch.int32, torch.int64)
 TORCHVISION = {"resnet50": "resnet50", "resnext50": "resnext50_32x4d"}
 
 
@@ -86,7 +88,11 @@ def load_init(network: Network, path: Path) -> None:
     Raises:
         ValueError: the file cannot be read, or holds another network.
     """
-    weights = _read_weights(path)
+    try:
+        weights = weight_files.read(path)
+    except ValueError as error:
+        expected = "expected weights, as safetensors or a state dict of torch.save"
+        raise ValueError(f"--init {path}: {expected}; {error}") from error
     weights = {key.removeprefix("module."): value for key, value in weights.items()}
     if not any(key.startswith("backbone.") for key in weights):
         weights = {
@@ -97,31 +103,31 @@ def load_init(network: Network, path: Path) -> None:
     heads = [key for key in own if key.startswith("classifier.")]
     if any(key not in weights or weights[key].shape != own[key].shape for key in heads):
         weights |= {key: own[key] for key in heads}
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"--init {path}: its weights are of another network ({reason})") from error
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-        for key in ("state_dict", "model"):
-            weights = weights.get(key, weights)
-        if not all(isinstance(value, Tensor) for value in weights.values()):
-            raise TypeError("it holds more than tensors")
-    except OSError:
-        raise
-    except Exception as error:  # a damaged or hostile file can raise anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    wrong = _misfits(weights, own)
+    if wrong:
+        others = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise ValueError(
-            f"--init {path}: expected weights, as safetensors or a state dict of torch.save, "
-            f"and cannot read them ({reason})"
-        ) from error
-    return weights
+            f"--init {path}: its weights are of another network: {wrong[0]}{others}; name theirs "
+            "with --arch (and --bottleneck)"
+        )
+    network.load_state_dict(weights)
+
+
+def _misfits(weights: dict[str, Tensor], own: dict[str, Tensor]) -> list[str]:
+    """What of `weights` does not fit a network whose state is `own`."""
+    counter = "num_batches_tracked"  # of batch norms; files of old have none
+    wrong = [
+        f"{key} is not there" for key in own if key not in weights and not key.endswith(counter)
+    ]
+    for key, value in weights.items():
+        if key not in own:
+            wrong.append(f"{ascii(key)[1:-1][:80]} has no place")
+        elif value.shape != own[key].shape:
+            shapes = [list(tensor.shape) for tensor in (value, own[key])]
+            wrong.append(f"{key} is {shapes[0]}, expected {shapes[1]}")
+        elif value.dtype not in (FLOATS if own[key].is_floating_point() else INTEGERS):
+            wrong.append(f"{key} is {value.dtype}, expected {own[key].dtype}")
+    return wrong
 
 
 def for_run(config, num_classes: int) -> Network:
