@@ -94,8 +94,12 @@ def test_rare_classes_weigh_more_and_weights_sum_to_k():
     assert (weights[2] / weights[0]).item() == pytest.approx(100, rel=0.03)
 
 
-def test_a_class_without_images_has_weight_0():
-    assert class_balanced_weights([3, 0, 3]).tolist() == pytest.approx([1.5, 0, 1.5])
+def test_a_class_without_images_has_weight_0_and_changes_no_other():
+    """β = 0.5, n = 1 and 2: v ∝ 1 and 2/3, rescaled to sum to the 2 classes: 6/5 and 4/5."""
+    assert class_balanced_weights([3, 0, 3]).tolist() == pytest.approx([1, 0, 1])
+    sparse = class_balanced_weights([0, 1, 0, 2] + 96 * [0], beta=0.5)
+    assert sparse[:4].tolist() == pytest.approx([0, 1.2, 0, 0.8])
+    assert sparse[4:].sum() == 0
 
 
 @pytest.mark.parametrize(

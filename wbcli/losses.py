@@ -13,11 +13,14 @@ GAMMA = 2.0  # Lin et al., ICCV 2017
 
 
 def class_balanced_weights(class_counts: list[int], beta: float = 0.9999) -> Tensor:
-    """Inverse effective number of samples: v_k ∝ (1−β)/(1−β^{n_k}), rescaled so that Σ v_k = K.
+    """Inverse effective number of samples: v_k ∝ (1−β)/(1−β^{n_k}), with a mean of 1.
+
+    Σ v_k is the number of classes that have images, K where all have some: a loss of few of
+    many classes is no larger than one of a set with those classes only.
 
     Args:
         class_counts: n_k ≥ 0, training images of each class. A class without any gets
-            weight 0 and the others share K.
+            weight 0: no image of it is ever weighed.
         beta: in [0, 1).
 
     Returns:
@@ -32,10 +35,11 @@ def class_balanced_weights(class_counts: list[int], beta: float = 0.9999) -> Ten
     if not 0 <= beta < 1:
         raise ValueError(f"beta must be in [0, 1), got {beta}")
     counts = torch.tensor(class_counts, dtype=torch.float64)
-    if not (counts > 0).any():
+    present = counts > 0
+    if not present.any():
         raise ValueError("class-balanced weights need at least one training image")
-    weights = torch.where(counts > 0, (1 - beta) / (1 - beta**counts), 0.0)
-    return weights * (len(class_counts) / weights.sum())
+    weights = torch.where(present, (1 - beta) / (1 - beta**counts), 0.0)
+    return weights * (present.sum() / weights.sum())
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, image_weights: Tensor) -> Tensor:
