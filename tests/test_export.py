@@ -1,6 +1,8 @@
 """export: a file that gives the run's logits, says how to use it, and is not there otherwise."""
 
 import json
+import os
+import stat
 
 import numpy as np
 import pytest
@@ -56,6 +58,48 @@ def test_the_file_says_how_to_use_it(wbcli, trained, tmp_path, form):
     assert (about["mean"], about["std"]) == ([0.305], [0.376])
     kept = json.loads((path.parent / "temperature.json").read_text())
     assert about["temperature"] == kept["temperature"]
+    assert about["tta"] is False
+    assert about["output"] == "logits [B, K]; probabilities are softmax(logits / temperature)"
+
+
+LOPSIDED = torch.arange(16 * 64, dtype=torch.float32).reshape(16, 1, 8, 8).remainder(17) * 15
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_run_of_the_released_recipe_is_exported_with_its_mirror_images(wbcli, tmp_path, form):
+    """Its temperature was fitted with them: the logits that it divides are those means."""
+    need(form)
+    given = ("--epochs", "1", "--batch-size", "64", "--val-per-class", "5", "--name", "released")
+    assert wbcli("stage1", "digitslt", "--recipe", "released", *given).code == 0
+    result = wbcli("export", "released", "--format", form, "--json")
+    assert result.code == 0, result.err
+    path = tmp_path / "runs" / "released" / f"export{export.SUFFIXES[form]}"
+    about = metadata(form, path)
+    assert about["tta"] is True
+    assert about["output"] == (
+        "logits [B, K], mean of the image's and of its mirror image's; probabilities are "
+        "softmax(logits / temperature)"
+    )
+    images = LOPSIDED.to(torch.uint8)
+    _, logits = getattr(export, f"_read_{form}")(path)
+    network = runs.Run(path.parent).network(10, "best").eval()
+    x = (images / 255 - 0.305) / 0.376
+    with torch.no_grad():
+        plain, mirrored = network(x), network(x.flip(3))
+        torch.testing.assert_close(logits(images), (plain + mirrored) / 2, atol=1e-4, rtol=1e-4)
+    assert (plain - mirrored).abs().max() > 0.01
+
+
+def test_who_may_read_an_exported_file_is_the_users_own_choice(wbcli, trained, tmp_path):
+    for form in ("safetensors", "torch"):
+        for umask, mode in ((0o022, 0o644), (0o077, 0o600)):
+            path = tmp_path / f"{form}{umask}"
+            before = os.umask(umask)
+            try:
+                assert wbcli("export", "first", "--format", form, "--output", path).code == 0
+            finally:
+                os.umask(before)
+            assert stat.S_IMODE(path.stat().st_mode) == mode
 
 
 def test_onnx_takes_batches_of_any_size(wbcli, trained, tmp_path):

@@ -1,7 +1,9 @@
 """A run's network as one file for other programs: ONNX, torch.export or safetensors.
 
 The file takes uint8 images [B, C, H, W], cropped and resized as its metadata says, and gives
-logits [B, K]; normalisation is inside. It is loaded again and compared before it counts.
+logits [B, K]; normalisation is inside, and so is the mean over mirror images for a run whose
+recipe has it. Safetensors hold weights alone: `tta` of their metadata asks for that mean. The file
+is loaded again and compared before it counts.
 """
 
 import contextlib
@@ -22,6 +24,7 @@ from wbcli import __version__, data, models
 from wbcli.data import loader
 from wbcli.data.loader import Normalise
 from wbcli.data.pictures import Pictures
+from wbcli.evaluate import logits_of
 from wbcli.predict import Model
 from wbcli.runs import replacing
 
@@ -34,17 +37,20 @@ Logits = Callable[[Tensor], Tensor]  # uint8 [B, C, H, W] → float32 [B, K]
 
 
 class Exported(nn.Module):
-    """uint8 [B, C, H, W] → (x/255 − mean)/std → network → logits [B, K]."""
+    """uint8 [B, C, H, W] → (x/255 − mean)/std → network → logits [B, K].
 
-    def __init__(self, network: nn.Module, mean: list[float], std: list[float]):
+    With `tta` they are the mean of those of the image and of its mirror image.
+    """
+
+    def __init__(self, network: nn.Module, mean: list[float], std: list[float], tta: bool = False):
         super().__init__()
-        self.network = network
+        self.network, self.tta = network, tta
         mean, std = (torch.tensor(values)[:, None, None] for values in (mean, std))
         self.register_buffer("scale", 1 / (255 * std))
         self.register_buffer("shift", -mean / std)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network(images.float() * self.scale + self.shift)
+        return logits_of(self.network, images.float() * self.scale + self.shift, self.tta)
 
 
 def export(model: Model, run_name: str, form: str, path: Path, images: Tensor) -> dict[str, Any]:
@@ -61,7 +67,8 @@ def export(model: Model, run_name: str, form: str, path: Path, images: Tensor) -
         ArithmeticError: the exported model does not give the same logits.
     """
     about = metadata(model, run_name)
-    exported = Exported(model.network.cpu().eval(), about["mean"], about["std"]).eval()
+    network = model.network.cpu().eval()
+    exported = Exported(network, about["mean"], about["std"], about["tta"]).eval()
     write, read = {
         "onnx": (_write_onnx, _read_onnx),
         "torch": (_write_torch, _read_torch),
@@ -86,6 +93,7 @@ def metadata(model: Model, run_name: str) -> dict[str, Any]:
     """What the file says of itself, as JSON under the key `wbcli`."""
     channels, height, width = model.image
     crop = "centre square of 224/256 of the shorter side" if model.config.image_size else "centre"
+    mirrored = ", mean of the image's and of its mirror image's" if model.config.tta else ""
     return {
         "wbcli": __version__,
         "run": run_name,
@@ -97,7 +105,8 @@ def metadata(model: Model, run_name: str) -> dict[str, Any]:
         "crop": f"{crop}, resized to {height}×{width} (bilinear)",
         "mean": list(model.source.mean),
         "std": list(model.source.std),
-        "output": "logits [B, K]; probabilities are softmax(logits / temperature)",
+        "tta": model.config.tta,
+        "output": f"logits [B, K]{mirrored}; probabilities are softmax(logits / temperature)",
         "temperature": model.temperature,
     }
 
@@ -117,7 +126,7 @@ def real_images(dataset: data.Dataset) -> Tensor:
 def _compare(model: Model, images: Tensor, logits: Logits) -> float:
     """Largest difference over the largest logit, in batches of 1, 2 and the rest."""
     normalise = Normalise(model.source, torch.device("cpu"))
-    expected = model.network(normalise(images.permute(0, 2, 3, 1)))
+    expected = logits_of(model.network, normalise(images.permute(0, 2, 3, 1)), model.config.tta)
     found = torch.cat([logits(part) for part in images.split([1, 2, len(images) - 3])])
     return ((found - expected).abs().max() / expected.abs().max()).item()
 
@@ -171,10 +180,11 @@ def _read_torch(path: Path) -> tuple[str, Logits]:
 def _write_safetensors(
     exported: Exported, images: Tensor, about: dict[str, Any], path: Path
 ) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     weights = {key: value.contiguous() for key, value in exported.network.state_dict().items()}
-    save_file(weights, path, {KEY: json.dumps(about, ensure_ascii=False)})
+    content = save(weights, {KEY: json.dumps(about, ensure_ascii=False)})
+    path.write_bytes(content)  # by save_file nobody but the owner could read it
 
 
 def _read_safetensors(path: Path) -> tuple[str, Logits]:
@@ -187,7 +197,7 @@ def _read_safetensors(path: Path) -> tuple[str, Logits]:
         about["arch"], len(about["class_names"]), about["image"][0], bottleneck=about["bottleneck"]
     )
     network.load_state_dict(weights)
-    rebuilt = Exported(network, about["mean"], about["std"]).eval()
+    rebuilt = Exported(network, about["mean"], about["std"], about["tta"]).eval()
     return "safetensors", rebuilt
 
 
