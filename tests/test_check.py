@@ -131,7 +131,7 @@ def test_classes_without_training_or_test_images_are_warnings():
     assert found.problems == []
     assert found.warnings == [
         "3 of 1000 classes have no training images: 997, 998, 999",
-        "1 of 1000 classes have no test images: 0",
+        "1 of 1000 classes has no test images: 0",
     ]
     many = check.empty_classes(list("abcdefg"), [0] * 7, [1] * 7)
     assert many == ["7 of 7 classes have no training images: a, b, c, d, e, …"]
@@ -176,7 +176,7 @@ def test_check_of_classes_without_images_warns_and_passes(wbcli):
     write_pictures(Path("mine"), ["train/c/1.jpg"])
     result = wbcli("data", "check", "mine")
     assert result.code == 0
-    assert result.err == "Warning: 1 of 3 classes have no test images: c\n"
+    assert result.err == "Warning: 1 of 3 classes has no test images: c\n"
     assert wbcli("data", "check", "mine", "--json").json["problems"] == []
 
 

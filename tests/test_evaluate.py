@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from conftest import write_folder, write_pictures
 from wbcli import evaluate, models
 
 # Five images of three classes (the third has none), probabilities as the table says:
@@ -166,3 +167,13 @@ def test_a_temperature_needs_no_logits_of_all_images():
 
         assert nll(found) < min(nll(found * 1.02), nll(found / 1.02))
     assert max(widest) == 20
+
+
+def test_one_class_without_test_images_is_one_class(wbcli):
+    write_folder("mine", {"a": 3, "b": 2})
+    write_pictures("mine", ["train/c/1.jpg"])
+    size = ("--image-size", 16, "--arch", "resnet8", "--epochs", 1, "--name", "first")
+    assert wbcli("stage1", "mine", *size).code == 0
+    assert wbcli("eval", "first").err == (
+        "Warning: first: 1 class has no images in this split and is left out of the means\n"
+    )

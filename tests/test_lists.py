@@ -371,5 +371,7 @@ def test_files_that_are_left_out_are_as_if_they_were_not_there():
 
 def test_a_split_of_which_nothing_is_left_is_refused():
     imagenetlt(["t/a/1.jpg 0"], ["v/gone.jpg 0"], ["t/a/3.jpg 0"])
-    with pytest.raises(ValueError, match=r"nothing is left of the 1 pictures such as .*v/gone.jpg"):
+    with pytest.raises(
+        ValueError, match=r"nothing is left of 1 picture such as .*v/gone.jpg: broken or missing"
+    ):
         load(left_out=("v/gone.jpg",))

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 
 import numpy as np
@@ -134,7 +135,19 @@ def test_a_broken_picture_is_named_and_the_others_are_classified(wbcli, trained,
     assert result.code == 1
     assert len(result.json["images"]) == 6
     assert f"Warning: {folder}/broken.jpg: the file is empty\n" in result.err
-    assert result.err.endswith("Error: 1 of 7 files are no whole pictures\n")
+    assert result.err.endswith("Error: 1 of 7 files is no whole picture\n")
+
+
+def test_a_pipe_is_not_waited_for(wbcli, trained, folder):
+    os.mkfifo(folder / "pipe.jpg")
+    result = wbcli("predict", "with_val", folder / "pipe.jpg")
+    assert (result.code, result.out) == (1, "")
+    assert result.err == (
+        f"Error: {folder}/pipe.jpg: expected a picture or a folder, this is neither\n"
+    )
+    result = wbcli("predict", "with_val", folder, "--json")
+    assert (result.code, len(result.json["images"])) == (1, 6)
+    assert f"Warning: {folder}/pipe.jpg: not a regular file\n" in result.err
 
 
 def test_many_pictures_by_processes_give_what_this_process_gives(digits, trained, tmp_path):

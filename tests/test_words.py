@@ -1,8 +1,10 @@
 """Counts in sentences."""
 
 import pytest
+import torch
 
-from wbcli.words import counted
+from wbcli import device
+from wbcli.words import are, counted, has
 
 
 @pytest.mark.parametrize(
@@ -19,3 +21,23 @@ from wbcli.words import counted
 )
 def test_a_noun_is_in_the_number_that_fits(count, noun, said):
     assert counted(count, noun) == said
+
+
+def test_a_verb_is_in_the_number_that_fits():
+    assert [has(0), has(1), has(2)] == ["have", "has", "have"]
+    assert [are(0), are(1), are(2)] == ["are", "is", "are"]
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (0, "0 GPUs are visible to torch"),
+        (1, "1 GPU is visible to torch"),
+        (2, "2 GPUs are visible to torch"),
+    ],
+)
+def test_gpus_that_are_visible_are_counted(monkeypatch, count, said):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    with pytest.raises(ValueError, match=f"--device cuda:2: {said}"):
+        device.resolve("cuda:2")

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 import torch
 
 from wbcli import __version__, config, extension
+from wbcli.words import are, counted
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
@@ -31,7 +32,8 @@ def resolve(name: str) -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
             raise ValueError(
-                f"--device {name}: {count} GPUs are visible to torch {torch.__version__}; "
+                f"--device {name}: {counted(count, 'GPU')} {are(count)} visible to torch "
+                f"{torch.__version__}; "
                 "use --device cpu, or see wbcli doctor"
             )
         return torch.device("cuda", device.index or 0)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from wbcli.canvas import SIZE, Model
 from wbcli.console import format_cell
+from wbcli.words import counted
 
 COLUMNS = {  # heading: where the number is in a result
     "All": ("accuracy", "all"),
@@ -102,7 +103,7 @@ def render(models: list[Model], records: list[dict[str, Any]], pictures: list[Pi
         subject=escape(
             f"{first['dataset']}, {first['num_classes']} classes, "
             + (f"imbalance factor {', '.join(factors)}; " if factors else "")
-            + f"measured on {first['num_images']} test images."
+            + f"measured on {counted(first['num_images'], 'test image')}."
         ),
         warnings="".join(map(_warning, models, records)),
         numbers=_numbers(models),

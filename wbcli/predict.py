@@ -64,6 +64,8 @@ class Files(Dataset):
     def read(self, path: Path) -> np.ndarray | str:
         channels, height, width = self.image
         try:
+            if path.exists() and not path.is_file():  # a pipe would be waited for
+                return "not a regular file"
             content = pictures.read_bytes(path)
             return pictures.decode(
                 content, (height, width), self.crop, "RGB" if channels == 3 else "L"
@@ -97,13 +99,15 @@ def find_pictures(given: list[Path]) -> list[Path]:
 
     Raises:
         FileNotFoundError: a path that is not there.
-        ValueError: a folder without pictures.
+        ValueError: a folder without pictures, a pipe or a device.
     """
     found: list[Path] = []
     for path in given:
         if not path.exists():
             raise FileNotFoundError(f"{path}: there is no such file or folder")
         inside = [path]
+        if not path.is_dir() and not path.is_file():
+            raise ValueError(f"{path}: expected a picture or a folder, this is neither")
         if path.is_dir():
             inside = [path / name for name in pictures_below(path, ".")[0]]
         if not inside:

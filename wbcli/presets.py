@@ -13,6 +13,7 @@ from wbcli import heads
 from wbcli.config import Config
 from wbcli.lab import Lab, last_epoch
 from wbcli.runs import Run
+from wbcli.words import counted
 
 if TYPE_CHECKING:
     from wbcli.study import Row
@@ -111,7 +112,7 @@ def values(
             if row.searched() and row.layers <= budget.layers
         }
         over = "one seed" if len(seeds) == 1 else f"mean of {len(seeds)} seeds"
-        origin = f"{budget.trials} trials a row on validation images, {over}"
+        origin = f"{counted(budget.trials, 'trial')} a row on validation images, {over}"
 
     def values_of(row: "Row") -> Preset:
         if (row.name, row.layers) in table or not row.searched():

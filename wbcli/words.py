@@ -6,3 +6,13 @@ def counted(count: int, noun: str) -> str:
     if count == 1:
         return f"1 {noun}"
     return f"{count} {noun}" + ("es" if noun.endswith(("s", "ch", "x")) else "s")
+
+
+def has(count: int) -> str:
+    """The verb for so many: has, have."""
+    return "has" if count == 1 else "have"
+
+
+def are(count: int) -> str:
+    """The verb for so many: is, are."""
+    return "is" if count == 1 else "are"

@@ -16,6 +16,7 @@ from wbcli.cli.options import (
     take,
     wrong_usage,
 )
+from wbcli.words import counted
 
 
 @click.group("data")
@@ -134,9 +135,9 @@ def check_command(name, as_json, data_dir, runs_dir, device, **options):
     else:
         for problem in problems:
             click.echo(problem)
-        counted = ", ".join(f"{count} {split}" for split, count in found.images.items())
-        count = f"{len(problems) or 'no'} problem" + "s" * (len(problems) != 1)
-        click.echo(f"{settings.dataset}: {counted} images; {count}")
+        images = ", ".join(f"{count} {split}" for split, count in found.images.items())
+        total = counted(len(problems), "problem") if problems else "no problems"
+        click.echo(f"{settings.dataset}: {images} images; {total}")
     if problems:
         raise SystemExit(1)
 

@@ -17,6 +17,7 @@ from wbcli.cli.options import (
     reference_to,
     wrong_usage,
 )
+from wbcli.words import are, counted, has
 
 ACCURACIES = ("many", "medium", "few", "all")
 METRICS = ("top5", "macro_f1", "nll", "ece")
@@ -105,8 +106,8 @@ def _print_results(results: list[dict]) -> None:
         absent = sum(c["test_images"] == 0 for c in result["per_class"])
         if absent:
             console.warn(
-                f"{result['run']}: {absent} classes have no images in this split and are "
-                "left out of the means"
+                f"{result['run']}: {counted(absent, 'class')} {has(absent)} no images in this "
+                f"split and {are(absent)} left out of the means"
             )
         if console.verbosity > 0:
             click.echo(f"\n{result['run']}")

@@ -26,6 +26,7 @@ from wbcli.cli.options import (
     wrong_usage,
 )
 from wbcli.config import Config
+from wbcli.words import counted
 
 SEARCHED = {  # stage: what can be searched, and what is unless an option settles it
     "stage1": (("wd", "lr"), ("wd",)),
@@ -227,7 +228,7 @@ def _how(options: dict):
     from wbcli import search
 
     def say(done: int, best: float | None) -> None:
-        console.say(f"{done} trials, best accuracy {console.format_cell(best)}")
+        console.say(f"{counted(done, 'trial')}, best accuracy {console.format_cell(best)}")
 
     keys = ("trials", "round_size", "sampler", "select", "storage")
     if options["sampler"] == "gp" and find_spec("scipy") is None:

@@ -16,6 +16,7 @@ from wbcli.cli.options import (
     reference_to,
     wrong_usage,
 )
+from wbcli.words import counted
 
 
 @click.command("predict", cls=Command)
@@ -66,7 +67,8 @@ def predict_command(run, given, top, as_json, as_csv, runs_dir, device, precisio
     elif images:
         _print_predictions(images, as_csv)
     if broken:
-        raise click.ClickException(f"{broken} of {len(paths)} files are no whole pictures")
+        what = "is no whole picture" if broken == 1 else "are no whole pictures"
+        raise click.ClickException(f"{broken} of {counted(len(paths), 'file')} {what}")
 
 
 def _print_predictions(images: list[dict], as_csv: bool) -> None:
@@ -140,7 +142,8 @@ def export_command(run, form, output, checkpoint, as_json, runs_dir, data_dir, *
         console.warn("not compared with the run: that needs onnxruntime (pip install onnxruntime)")
         click.echo(f"{path}: checked with {result['verified_with']}")
         return
+    images = counted(result["images"], "test image")
     click.echo(
-        f"{path}: the same logits as {run.name} on {result['images']} test images, within "
+        f"{path}: the same logits as {run.name} on {images}, within "
         f"{result['max_difference']:.1e} of the largest ({result['verified_with']})"
     )

@@ -13,6 +13,7 @@ import numpy as np
 from wbcli.data import longtail, sources
 from wbcli.data.pictures import Pictures
 from wbcli.data.readers import Arrays, Content
+from wbcli.words import counted
 
 # What chooses the images of a run, in `load` and in its Config.
 SELECTION = ("imbalance_factor", "imbalance_type", "subset", "val_per_class")
@@ -179,8 +180,8 @@ def _without(split: Arrays, absent: set[str]) -> Arrays:
     stays = [i for i in range(len(pictures)) if pictures.name(i) not in absent]
     if not stays:
         raise ValueError(
-            f"nothing is left of the {len(pictures)} pictures such as {pictures.describe(0)}: "
-            "all of them are broken or missing"
+            f"nothing is left of {counted(len(pictures), 'picture')} such as "
+            f"{pictures.describe(0)}: broken or missing"
         )
     return pictures[np.array(stays, dtype=np.int64)], labels[stays]
 

@@ -16,6 +16,7 @@ from wbcli.data.duplicates import SPLITS, WORDS
 from wbcli.data.pictures import BrokenPicture, Pictures
 from wbcli.data.readers import Content, Problem
 from wbcli.data.workers import by_workers
+from wbcli.words import has
 
 CHUNK = 16  # files that a process reads at a time
 
@@ -78,7 +79,7 @@ def empty_classes(names: list[str], train: list[int], test: list[int]) -> list[s
         absent = [name for name, count in zip(names, counts, strict=True) if count == 0]
         if absent:
             found.append(
-                f"{len(absent)} of {len(names)} classes have no {what} images: "
+                f"{len(absent)} of {len(names)} classes {has(len(absent))} no {what} images: "
                 + ", ".join(absent[:5])
                 + (", …" if len(absent) > 5 else "")
             )
