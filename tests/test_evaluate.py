@@ -9,6 +9,7 @@ from torch import nn
 
 from conftest import write_folder, write_pictures
 from wbcli import evaluate, models
+from wbcli.data import pictures
 
 # Five images of three classes (the third has none), probabilities as the table says:
 #   label  p0    p1    p2   prediction  right  confidence → bin of 15 (width 1/15)
@@ -82,12 +83,20 @@ def test_top5_is_the_mean_over_classes():
     assert evaluate.measure(Table(), batch, 7)["top5"] == pytest.approx((100 + 50) / 2)
 
 
-def test_a_temperature_divides_the_logits():
-    hot = evaluate.measure(Table(), as_batches(PROBABILITIES), 3, temperature=2.0)
+def test_a_temperature_divides_the_logits(metrics):
+    both = evaluate.measure(Table(), as_batches(PROBABILITIES), 3, temperature=2.0)
     roots = np.sqrt(PROBABILITIES)
     roots /= roots.sum(1, keepdims=True)
     by_hand = -np.log(roots[np.arange(5), LABELS]).mean()
-    assert hot["nll"] == pytest.approx(by_hand, rel=1e-6)
+    assert both["nll_with_temperature"] == pytest.approx(by_hand, rel=1e-6)
+    confidence, hits = roots.max(1), np.array([1, 0, 1, 1, 0])
+    gaps = {}  # every bin of 15: hits less confidence
+    for bin_of, gap in zip(np.ceil(15 * confidence), hits - confidence, strict=True):
+        gaps[bin_of] = gaps.get(bin_of, 0) + gap
+    by_hand = 100 * sum(map(abs, gaps.values())) / 5
+    assert both["ece_with_temperature"] == pytest.approx(by_hand, rel=1e-5)
+    assert (both["nll"], both["ece"]) == (metrics["nll"], metrics["ece"])
+    assert metrics["nll_with_temperature"] is metrics["ece_with_temperature"] is None
 
 
 def test_tta_averages_the_logits_of_image_and_mirror_image():
@@ -167,6 +176,18 @@ def test_a_temperature_needs_no_logits_of_all_images():
 
         assert nll(found) < min(nll(found * 1.02), nll(found / 1.02))
     assert max(widest) == 20
+
+
+def test_numbers_with_and_without_a_temperature_decode_each_picture_once(wbcli, monkeypatch):
+    write_folder("mine", {"a": 3, "b": 2}, val=2)
+    size = ("--image-size", 16, "--arch", "resnet8", "--epochs", 1, "--name", "first")
+    assert wbcli("stage1", "mine", *size).code == 0
+    read, decoded = pictures.read_bytes, []
+    monkeypatch.setattr(pictures, "read_bytes", lambda path: decoded.append(path) or read(path))
+    result = wbcli("eval", "first", "--json").json
+    assert result["nll_with_temperature"] != result["nll"]
+    of_test = [path.name for path in decoded if "test" in path.parts]
+    assert len(of_test) == result["num_images"] == 4
 
 
 def test_one_class_without_test_images_is_one_class(wbcli):

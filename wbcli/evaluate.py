@@ -21,6 +21,7 @@ from wbcli.models import Network
 from wbcli.ops import row_norms
 
 ECE_BINS = 15
+TEMPERED = ("temperature", "nll_with_temperature", "ece_with_temperature")
 MAX_CONFUSION = 200  # classes; above, the confusion matrix is of groups of classes
 CONFUSION_GROUPS = 50
 
@@ -32,14 +33,14 @@ def measure(
     num_classes: int,
     *,
     tta: bool = False,
-    temperature: float = 1.0,
+    temperature: float | None = None,
     groups: Tensor | None = None,
 ) -> dict:
     """Run `network` in evaluation mode over (images, labels) batches.
 
     Args:
         tta: average the logits of each image and its mirror image.
-        temperature: T by which logits are divided before the softmax.
+        temperature: T of which also the `nll` and `ece` of softmax(logits/T) are asked for.
         groups: int64 [K] on the device, the group 0..G-1 of each class; asks for `confusion`.
 
     Returns:
@@ -47,14 +48,19 @@ def measure(
         images), `marginal_likelihood` (mean probability of the class over all images);
         `top5` (per cent, mean over classes), `macro_f1` (per cent), `nll` (nats, mean over
         images), `ece` (per cent, 15 equal-width bins of the top probability); per bin
-        [15] arrays `bin_images`, and sums `bin_confidence` and `bin_hits`; with `groups`
+        [15] arrays `bin_images`, and sums `bin_confidence` and `bin_hits`;
+        `nll_with_temperature` and `ece_with_temperature`, None without; with `groups`
         also `confusion` [G, G], images by the group of their label and of their prediction.
     """
     network.eval()
     sums = None
     for images, labels in batches:
-        logits = logits_of(network, images, tta) / temperature
+        logits = logits_of(network, images, tta)
         terms = _batch_sums(logits, labels, num_classes, groups)
+        if temperature is not None:
+            tempered = F.log_softmax(logits / temperature, 1)
+            tempered = _calibration_sums(tempered, *tempered.exp().max(1), labels)
+            terms |= {f"tempered_{key}": value for key, value in tempered.items()}
         sums = terms if sums is None else {key: sums[key] + terms[key] for key in sums}
     return _metrics({key: value.cpu().numpy() for key, value in sums.items()})
 
@@ -72,32 +78,39 @@ def _batch_sums(
     probabilities = log_probabilities.exp()
     top = logits.topk(min(5, num_classes), 1).indices  # [B, ≤5]
     confidence, predicted = probabilities.max(1)
-    hit = (predicted == labels).double()
-
-    def sums_at(index: Tensor, size: int, weights: Tensor | None = None) -> Tensor:
-        values = torch.ones_like(hit) if weights is None else weights
-        return torch.zeros(size, dtype=torch.float64, device=hit.device).index_add_(
-            0, index, values
-        )
-
-    def confusion() -> Tensor:
-        size = int(groups.max()) + 1
-        return sums_at(groups[labels] * size + groups[predicted], size**2).view(size, size)
-
-    bins = (confidence * ECE_BINS).ceil().long().clamp(1, ECE_BINS) - 1  # (l, u]
     in_top5 = (top == labels[:, None]).any(1).double()
-    return {
-        "images": sums_at(labels, num_classes),
-        "hits": sums_at(labels, num_classes, hit),
-        "hits5": sums_at(labels, num_classes, in_top5),
-        "predicted": sums_at(predicted, num_classes),
+    sums = {
+        "images": _sums_at(labels, num_classes),
+        "hits": _sums_at(labels, num_classes, (predicted == labels).double()),
+        "hits5": _sums_at(labels, num_classes, in_top5),
+        "predicted": _sums_at(predicted, num_classes),
         "likelihood": probabilities.double().sum(0),
-        "nll": F.nll_loss(log_probabilities.double(), labels, reduction="sum"),
-        "bin_images": sums_at(bins, ECE_BINS),
-        "bin_confidence": sums_at(bins, ECE_BINS, confidence.double()),
-        "bin_hits": sums_at(bins, ECE_BINS, hit),
-        **({} if groups is None else {"confusion": confusion()}),
+        **_calibration_sums(log_probabilities, confidence, predicted, labels),
     }
+    if groups is not None:
+        size = int(groups.max()) + 1
+        pairs = _sums_at(groups[labels] * size + groups[predicted], size**2)
+        sums["confusion"] = pairs.view(size, size)
+    return sums
+
+
+def _calibration_sums(
+    log_probabilities: Tensor, confidence: Tensor, predicted: Tensor, labels: Tensor
+) -> dict[str, Tensor]:
+    bins = (confidence * ECE_BINS).ceil().long().clamp(1, ECE_BINS) - 1  # (l, u]
+    return {
+        "nll": F.nll_loss(log_probabilities.double(), labels, reduction="sum"),
+        "bin_images": _sums_at(bins, ECE_BINS),
+        "bin_confidence": _sums_at(bins, ECE_BINS, confidence.double()),
+        "bin_hits": _sums_at(bins, ECE_BINS, (predicted == labels).double()),
+    }
+
+
+def _sums_at(index: Tensor, size: int, weights: Tensor | None = None) -> Tensor:
+    """float64 [size]: how often each place stands in `index`, or the sum of its weights."""
+    if weights is None:
+        weights = torch.ones_like(index, dtype=torch.float64)
+    return torch.zeros(size, dtype=torch.float64, device=index.device).index_add_(0, index, weights)
 
 
 def _metrics(sums: dict[str, np.ndarray]) -> dict:
@@ -106,6 +119,7 @@ def _metrics(sums: dict[str, np.ndarray]) -> dict:
     with np.errstate(invalid="ignore"):
         accuracy, top5 = 100 * hits / images, 100 * sums["hits5"] / images
     f1 = 200 * hits[present] / (images + sums["predicted"])[present]
+    tempered = "tempered_nll" in sums
     return {
         "num_images": int(total),
         "images": images.astype(int),
@@ -114,10 +128,16 @@ def _metrics(sums: dict[str, np.ndarray]) -> dict:
         "top5": top5[present].mean(),
         "macro_f1": f1.mean(),
         "nll": sums["nll"].item() / total,
-        "ece": 100 * np.abs(sums["bin_hits"] - sums["bin_confidence"]).sum() / total,
+        "ece": _ece(sums, total),
+        "nll_with_temperature": sums["tempered_nll"].item() / total if tempered else None,
+        "ece_with_temperature": _ece(sums, total, "tempered_") if tempered else None,
         **{key: sums[key] for key in ("bin_images", "bin_confidence", "bin_hits")},
         **({"confusion": sums["confusion"]} if "confusion" in sums else {}),
     }
+
+
+def _ece(sums: dict[str, np.ndarray], total: float, of: str = "") -> float:
+    return 100 * np.abs(sums[f"{of}bin_hits"] - sums[f"{of}bin_confidence"]).sum() / total
 
 
 def group_means(accuracy: np.ndarray, groups: dict[str, np.ndarray]) -> dict[str, float | None]:
@@ -205,8 +225,7 @@ def evaluate_run(
     Args:
         run: a finished `runs.Run`.
         split: `test`, `val` or `train`.
-        checkpoint: `last` or `best`; None takes what the run's recipe says.
-        tta: None takes what the run's recipe says.
+        checkpoint, tta: `last` or `best`, and mirror images; None takes what the recipe says.
         data_dir: None takes the run's.
         confusion: also return, but do not write, `confusion`: {"names", "counts"}, classes
             by training images, most first (`confusion_groups`).
@@ -217,49 +236,70 @@ def evaluate_run(
     config = run.config()
     dataset = data.for_run(config, data_dir)
     checkpoint = checkpoint or default_checkpoint(config)
-    tta = config.tta if tta is None else tta
+    chosen = {"split": split, "checkpoint": checkpoint, "tta": config.tta if tta is None else tta}
     network = run.network(dataset.class_names, checkpoint)
     network.to(device, memory_format=torch.channels_last)
-
-    def batches(name: str):
-        return batches_of(dataset, name, device).evaluate()
-
     index, names = confusion_groups(dataset.class_counts, dataset.class_names)
     groups = torch.from_numpy(index).to(device) if confusion else None
-    temperature, tempered = None, {"nll": None, "ece": None}
     with autocast(device, precision):
-        metrics = measure(network, batches(split), dataset.num_classes, tta=tta, groups=groups)
-        if dataset.val:
-            temperature = fit_temperature(network, batches("val"), tta=tta)
-            if (checkpoint, tta) == (default_checkpoint(config), config.tta):
-                run.write_temperature(checkpoint, tta, temperature)
-        if temperature is not None:
-            tempered = measure(
-                network, batches(split), dataset.num_classes, tta=tta, temperature=temperature
-            )
-    result = {
-        "run": run.name,
+        metrics = _measure_run(run, network, dataset, device, chosen, groups)
+    result = _result(run.name, config, network, dataset, chosen, metrics)
+    run.write_result(split, result)
+    if confusion:
+        result |= {"confusion": {"names": names, "counts": metrics["confusion"].tolist()}}
+    return result
+
+
+def _measure_run(
+    run,
+    network: nn.Module,
+    dataset: data.Dataset,
+    device: torch.device,
+    chosen: dict,
+    groups: Tensor | None,
+) -> dict:
+    """`measure` of the split, with the `temperature` that the validation images ask for.
+
+    It is fitted first, so that one pass over the split gives the numbers with and without it.
+    """
+    config, (split, checkpoint, tta) = run.config(), chosen.values()
+    temperature = None
+    if dataset.val:
+        val = batches_of(dataset, "val", device).evaluate()
+        temperature = fit_temperature(network, val, tta=tta)
+        if (checkpoint, tta) == (default_checkpoint(config), config.tta):
+            run.write_temperature(checkpoint, tta, temperature)
+    batches = batches_of(dataset, split, device).evaluate()
+    metrics = measure(
+        network, batches, dataset.num_classes, tta=tta, temperature=temperature, groups=groups
+    )
+    return metrics | {"temperature": temperature}
+
+
+def _result(
+    name: str,
+    config: Config,
+    network: Network,
+    dataset: data.Dataset,
+    chosen: dict,
+    metrics: dict,
+) -> dict:
+    """What result.json says of a split."""
+    return {
+        "run": name,
         "dataset": config.dataset,
         "imbalance_factor": config.imbalance_factor,
-        "split": split,
-        "checkpoint": checkpoint,
-        "tta": tta,
+        **chosen,
         "selected_on": config.selected_on,
         "num_classes": dataset.num_classes,
         "num_images": metrics["num_images"],
         "limits": dataset.limits,
         "accuracy": group_means(metrics["accuracy"], dataset.groups()),
         **{key: float(metrics[key]) for key in ("top5", "macro_f1", "nll", "ece")},
-        "temperature": temperature,
-        "nll_with_temperature": tempered["nll"],
-        "ece_with_temperature": tempered["ece"],
+        **{key: metrics[key] for key in TEMPERED},
         "reliability": _reliability(metrics),
         "per_class": _per_class(network, dataset, metrics),
     }
-    run.write_result(split, result)
-    if confusion:
-        result |= {"confusion": {"names": names, "counts": metrics["confusion"].tolist()}}
-    return result
 
 
 def confusion_groups(counts: list[int], names: list[str]) -> tuple[np.ndarray, list[str]]:
