@@ -11,6 +11,7 @@ import numpy as np
 from wbcli.data import files
 from wbcli.data.readers import Arrays, Content, check_labels, read_cifar, read_pickle
 
+MAX_NAME = 100  # characters
 URL = "https://www.cs.toronto.edu/~kriz/"
 
 
@@ -85,7 +86,9 @@ class Cifar:
         names = read_pickle(path).get(self.names_key)
         if not isinstance(names, list) or len(names) != self.num_classes:
             return numbers
-        return [n.decode("utf-8", "replace") if isinstance(n, bytes) else str(n) for n in names]
+        if not all(isinstance(n, (str, bytes)) and len(n) <= MAX_NAME for n in names):
+            return numbers
+        return [n.decode("utf-8", "replace") if isinstance(n, bytes) else n for n in names]
 
 
 CIFAR10 = Cifar(

@@ -4,14 +4,20 @@ Nothing here trusts its file: sizes are checked before memory is taken, and a pi
 can build arrays and plain containers and nothing else.
 """
 
-import gzip
 import math
-import pickle
+import os
+import stat
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
+
+from wbcli.data import pickles
+
+CHUNK = 1 << 20
+MAX_IDX_BYTES = 1 << 30  # unpacked; Fashion-MNIST has 47 million
+MAX_PICKLE_BYTES = 1 << 29  # CIFAR-100 has 155 million
 
 Arrays = tuple[np.ndarray, np.ndarray]
 
@@ -37,39 +43,94 @@ class Content(NamedTuple):
     problems: tuple[Problem, ...] | list[Problem] = ()
 
 
+def open_regular(path: Path) -> BinaryIO:
+    """The file, open for reading. A pipe would block, and a device never end.
+
+    Raises:
+        ValueError: there is something else in its place.
+    """
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    file.close()
+    raise ValueError("expected a regular file, got a folder, pipe, socket or device")
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """The whole of a regular file of at most `limit` bytes.
+
+    Raises:
+        ValueError: it is no such file; the message does not name it.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(min(size, limit) + 1) if size <= limit else b""
+    if max(size, len(content)) > limit:
+        raise ValueError(f"expected at most {limit:,} bytes, got more")
+    return content
+
+
 def read_idx(path: Path, ndim: int) -> np.ndarray:
     """An IDX file of unsigned bytes with `ndim` dimensions, gzip-compressed or not.
 
     Raises:
         ValueError: not such a file, or one that holds more or less than its header says.
     """
-    opener = gzip.open if path.suffix == ".gz" else open
     try:
-        with opener(path, "rb") as file:
-            header = file.read(4 + 4 * ndim)
-            if len(header) < 4 + 4 * ndim or header[:4] != bytes([0, 0, 8, ndim]):
-                raise ValueError(
-                    f"{path}: expected an IDX file of unsigned bytes with {ndim} dimensions, "
-                    f"got one that starts with {header[:4].hex(' ') or 'nothing'}"
-                )
-            shape = np.frombuffer(header, ">u4", offset=4).tolist()
-            size = math.prod(shape)
-            body = _read_at_most(file, size + 1)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        with open_regular(path) as packed:
+            file = _Gzip(packed) if path.suffix == ".gz" else packed
+            return _idx(file, ndim)
+    except (EOFError, zlib.error) as error:
         raise ValueError(f"{path}: the gzip stream is damaged ({error}); fetch it again") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _idx(file: "BinaryIO | _Gzip", ndim: int) -> np.ndarray:
+    header = _read_at_most(file, 4 + 4 * ndim)
+    if len(header) < 4 + 4 * ndim or header[:4] != bytes([0, 0, 8, ndim]):
+        raise ValueError(
+            f"expected an IDX file of unsigned bytes with {ndim} dimensions, "
+            f"got one that starts with {header[:4].hex(' ') or 'nothing'}"
+        )
+    shape = np.frombuffer(header, ">u4", offset=4).tolist()
+    size, sides = math.prod(shape), "×".join(map(str, shape))
+    if not 0 < size <= MAX_IDX_BYTES:
+        raise ValueError(
+            f"its header promises {size:,} bytes of data ({sides}), "
+            f"expected from 1 to {MAX_IDX_BYTES:,}; fetch it again"
+        )
+    body = _read_at_most(file, size + 1)
     if len(body) != size:
         came = "more" if len(body) > size else f"{len(body):,}"
         raise ValueError(
-            f"{path}: its header promises {size:,} bytes of data ({'×'.join(map(str, shape))}), "
-            f"it holds {came}; fetch it again"
+            f"its header promises {size:,} bytes of data ({sides}), it holds {came}; fetch it again"
         )
     return np.frombuffer(body, np.uint8).reshape(shape)
 
 
-def _read_at_most(file, size: int) -> bytearray:
+class _Gzip:
+    """`read` of a single gzip stream. Python's gzip reads any number of empty ones in a row."""
+
+    def __init__(self, packed: BinaryIO):
+        self.packed, self.stream = packed, zlib.decompressobj(wbits=31)
+
+    def read(self, size: int) -> bytes:
+        piece = b""
+        while not piece and not self.stream.eof:
+            packed = self.stream.unconsumed_tail or self.packed.read(CHUNK)
+            if not packed:
+                raise EOFError("it ends early")
+            piece = self.stream.decompress(packed, size)  # checks its CRC-32 at the end
+        if not piece and (self.stream.unused_data or self.packed.read(1)):
+            raise zlib.error("something follows its end")
+        return piece
+
+
+def _read_at_most(file: "BinaryIO | _Gzip", size: int) -> bytearray:
     """Up to `size` bytes, in pieces: memory follows what is there, not what was promised."""
     body = bytearray()
-    while len(body) < size and (piece := file.read(min(size - len(body), 1 << 24))):
+    while len(body) < size and (piece := file.read(min(size - len(body), CHUNK))):
         body += piece
     return body
 
@@ -85,56 +146,36 @@ def read_cifar(path: Path, label_key: str) -> tuple[np.ndarray, np.ndarray]:
     if not (isinstance(data, np.ndarray) and data.dtype == np.uint8 and data.shape[1:] == (3072,)):
         what = f"{data.dtype} {list(data.shape)}" if isinstance(data, np.ndarray) else "none"
         raise ValueError(f"{path}: expected 'data' as a uint8 array [N, 3072], got {what}")
-    try:
-        labels = np.asarray(labels)
-        if labels.dtype.kind not in "iu" or labels.shape != (len(data),):
-            raise ValueError
-    except ValueError:
+    if isinstance(labels, list) and all(type(label) is int for label in labels):
+        labels = np.array(labels)
+    if not (
+        isinstance(labels, np.ndarray)
+        and labels.dtype.kind in "iu"
+        and labels.shape == data.shape[:1]
+    ):
         raise ValueError(
             f"{path}: expected {label_key!r} as {len(data)} whole numbers, one for each image"
-        ) from None
+        )
     return data.reshape(-1, 3, 32, 32), labels.astype(np.int64)
 
 
 def read_pickle(path: Path) -> dict:
-    """A pickled dict of arrays and plain containers; keys that are bytes become text."""
+    """A pickled dict of arrays and plain containers; keys that are bytes become text.
+
+    Raises:
+        ValueError: it is something else, or larger than any file of CIFAR.
+    """
     try:
-        with path.open("rb") as file:
-            content = _ArrayUnpickler(file, encoding="bytes").load()
+        content = pickles.load(read_bytes(path, MAX_PICKLE_BYTES))
         if not isinstance(content, dict):
             raise TypeError(f"a {type(content).__name__} instead of a dict")
     except OSError:
         raise
     except Exception as error:  # a damaged or hostile pickle can raise anything
         raise ValueError(
-            f"{path}: not a pickle of arrays and plain containers ({error})"
+            f"{path}: not a pickle of arrays and plain containers ({error}); fetch it again"
         ) from error
-    return {_text(key): value for key, value in content.items()}
-
-
-def _text(key):
-    return key.decode("ascii", "replace") if isinstance(key, bytes) else key
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Admits what a pickled NumPy array is made of, in versions of our own, and nothing else."""
-
-    def find_class(self, module: str, name: str):
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
-            return lambda *_: np.ndarray((0,), np.uint8)  # filled by its __setstate__
-        if module in ("numpy.core.numeric", "numpy._core.numeric") and name == "_frombuffer":
-            return lambda data, dtype, shape, order: (
-                np.frombuffer(data, dtype).reshape(shape, order=order).copy()
-            )
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "scalar":
-            return lambda dtype, data: np.frombuffer(data, dtype)[0]  # labels as a list of these
-        if (module, name) == ("numpy", "dtype"):
-            return np.dtype
-        if (module, name) == ("numpy", "ndarray"):
-            return name  # only ever an argument of _reconstruct
-        if (module, name) == ("_codecs", "encode"):
-            return lambda text, _: text.encode("latin1")
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+    return {k.decode("ascii", "replace") if type(k) is bytes else k: v for k, v in content.items()}
 
 
 def check_labels(images: np.ndarray, labels: np.ndarray, num_classes: int, where: str) -> None:
