@@ -3,7 +3,9 @@
 import dataclasses
 import gzip
 import hashlib
+import http.client
 import io
+import os
 import tarfile
 import urllib.error
 import urllib.request
@@ -20,7 +22,7 @@ from wbcli.data import cifar, fashion, files, longtail, sources
 URL = "https://example.org/set.tar.gz"
 
 
-def serve(monkeypatch, content: bytes | Exception) -> list[str]:
+def serve(monkeypatch, content: bytes | Exception, headers: dict | None = None) -> list[str]:
     """Every https request is answered with `content`; returns the list of requested URLs."""
     requests = []
 
@@ -28,7 +30,9 @@ def serve(monkeypatch, content: bytes | Exception) -> list[str]:
         requests.append(request.full_url)
         if isinstance(content, Exception):
             raise content
-        reply = urllib.response.addinfourl(io.BytesIO(content), {}, request.full_url, 200)
+        reply = urllib.response.addinfourl(
+            io.BytesIO(content), headers or {}, request.full_url, 200
+        )
         reply.msg = "OK"
         return reply
 
@@ -115,8 +119,106 @@ def test_an_archive_without_the_batches_is_refused(tmp_path):
         info = tarfile.TarInfo("cifar-100-python/train")
         info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
         tar.addfile(info)
-    with pytest.raises(ValueError, match="holds no file cifar-100-python/train"):
+    with pytest.raises(
+        ValueError, match="it holds no regular file cifar-100-python/train; delete it and fetch"
+    ):
         files.extract(path, "cifar-100-python", ["train"], tmp_path)
+
+
+def packed(tmp_path: Path, *entries: tuple[tarfile.TarInfo, bytes]) -> Path:
+    path = tmp_path / "set.tar.gz"
+    with tarfile.open(path, mode="w:gz", format=tarfile.GNU_FORMAT) as tar:
+        for info, content in entries:
+            info.size = max(info.size, len(content))
+            tar.addfile(info, io.BytesIO(content + bytes(info.size - len(content))))
+    return path
+
+
+def member(kind: bytes = tarfile.REGTYPE, name: str = "set/train", **fields) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type = kind
+    for key, value in fields.items():
+        setattr(info, key, value)
+    return info
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
+@pytest.mark.parametrize("target", ["/etc/passwd", "set/other"])
+def test_only_regular_members_are_unpacked(tmp_path, kind, target):
+    other = (member(name="set/other"), b"secret")
+    path = packed(tmp_path, other, (member(kind, linkname=target), b""))
+    with pytest.raises(ValueError, match="it holds no regular file set/train; delete it"):
+        files.extract(path, "set", ["train"], tmp_path)
+    assert list((tmp_path / "set").iterdir()) == []
+
+
+def test_members_outside_the_folder_are_never_looked_at(tmp_path):
+    path = packed(
+        tmp_path, (member(name="../evil"), b"x"), (member(name="/evil"), b"x"), (member(), b"good")
+    )
+    files.extract(path, "set", ["train"], tmp_path)
+    assert [p.name for p in (tmp_path / "set").iterdir()] == ["train"]
+    assert (tmp_path / "set" / "train").read_bytes() == b"good"
+    assert not (tmp_path.parent / "evil").exists()
+
+
+@pytest.mark.parametrize("part", [0, 10, 40, 15_000, -1])
+def test_a_torn_archive_is_refused_and_leaves_nothing(tmp_path, part):
+    noise = np.random.default_rng(0).bytes(20_000)
+    path = packed(tmp_path, (member(), noise))
+    path.write_bytes(path.read_bytes()[:part])
+    with pytest.raises(ValueError, match=r"set.tar.gz: .*; delete it and fetch it again"):
+        files.extract(path, "set", ["train", "test"], tmp_path)
+    assert [p.name for p in (tmp_path / "set").iterdir()] == (["train"] if part == -1 else [])
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ([(member(size=3_000_000), b"")], "it holds more than 2,000,000 bytes"),
+        ([(member(name="a", size=3_000_000), b"")], "it holds more than 2,000,000 bytes"),
+        ([(member(name="a" * 1_500_000), b"")], "a header of it is too large"),
+    ],
+    ids=["bomb", "bomb before it", "name"],
+)
+def test_an_archive_that_grows_too_large_is_refused(monkeypatch, tmp_path, entries, message):
+    monkeypatch.setattr(files, "MAX_UNPACKED_BYTES", 2_000_000)
+    path = packed(tmp_path, *entries, (member(name="set/test"), b""))
+    assert path.stat().st_size < 10_000
+    with pytest.raises(ValueError, match=message):
+        files.extract(path, "set", ["train", "test"], tmp_path)
+    assert list((tmp_path / "set").iterdir()) == []
+
+
+def test_what_killed_processes_left_is_removed_once_it_is_old(monkeypatch, tmp_path):
+    old, young, own = (tmp_path / f".set.{pid}.partial" for pid in (1, 2, os.getpid()))
+    for path in (old, young, own):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    serve(monkeypatch, b"published")
+    files.download(URL, tmp_path / "set", sha256(b"published"))
+    assert sorted(tmp_path.iterdir()) == [young, tmp_path / "set"]
+
+
+def test_a_download_without_end_is_aborted(monkeypatch, tmp_path):
+    serve(monkeypatch, b"x" * 1001)
+    monkeypatch.setattr(files, "MAX_DOWNLOAD_BYTES", 1000)
+    with pytest.raises(ValueError, match="expected at most 1,000 bytes, more come"):
+        files.download(URL, tmp_path / "set", sha256(b"x" * 1001))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_connection_that_ends_early_is_an_error(monkeypatch, tmp_path):
+    serve(monkeypatch, b"half", {"Content-Length": "8"})
+    with pytest.raises(ConnectionError, match=f"{URL}: the connection ended after 4 of 8 bytes"):
+        files.download(URL, tmp_path / "set", sha256(b"half"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_answer_that_is_no_http_is_an_error_of_the_network(monkeypatch, tmp_path):
+    serve(monkeypatch, http.client.IncompleteRead(b"half", 4))
+    with pytest.raises(ConnectionError, match=r"the answer is damaged \(IncompleteRead"):
+        files.download(URL, tmp_path / "set", sha256(b"half"))
 
 
 def test_a_folder_that_is_not_the_official_one_is_used_with_one_note(tmp_path):
