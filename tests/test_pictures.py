@@ -1,8 +1,10 @@
 """Pictures of known colours in every format, and the boxes that are cropped from them."""
 
+import os
 import struct
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -134,15 +136,18 @@ def test_16_bits_of_grey_are_scaled_to_8(kind, stored, expected):
     assert colour(image, kind) == [expected] * 3
 
 
-def png(colour_type: int, bits: int, width: int, height: int, rows: bytes) -> bytes:
-    """A PNG file made by hand; `rows` are its scan lines, each after its filter byte."""
+def png(colour_type: int, bits: int, width: int, height: int, rows: bytes, *extra) -> bytes:
+    """A PNG file made by hand; `rows` are its scan lines, each after its filter byte.
+
+    extra: chunks before them, (name, body) each.
+    """
 
     def chunk(name: bytes, body: bytes) -> bytes:
         body = name + body
         return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
 
     header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
-    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    parts = [(b"IHDR", header), *extra, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
 
@@ -185,6 +190,59 @@ def test_what_is_no_whole_picture_is_refused_with_the_reason(content, reason):
         decode(content, (8, 8), eval_crop)
     assert reason in str(error.value)
     assert len(str(error.value).splitlines()) == 1
+
+
+BOMB = zlib.compress(bytes(50_000_000))
+
+
+def gif_of_a_frame(width: int, height: int) -> bytes:
+    """Its screen has one pixel, its frame says that it has more."""
+    content = bytearray(encoded(Image.new("P", (1, 1)), "GIF"))
+    place = content.index(b",") + 5
+    content[place : place + 4] = struct.pack("<HH", width, height)
+    return bytes(content)
+
+
+def jpeg_of_scans(count: int) -> bytes:
+    """A progressive JPEG that repeats one of its scans."""
+    content = encoded(photo(), "JPEG", progressive=True)
+    start = content.rindex(b"\xff\xda")
+    return content[:start] + content[start:-2] * count + content[-2:]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (png(0, 8, 1, 1, b"\0\0", (b"iCCP", b"x\0\0" + BOMB)), "Decompressed data too large"),
+        (png(0, 8, 1, 1, b"\0\0", (b"zTXt", b"x\0\0" + BOMB)), "Decompressed data too large"),
+        (gif_of_a_frame(65535, 65535), "decompression bomb"),
+        (gif_of_a_frame(12_000, 9_000), "12000×9000 pixels, more than 100,000,000"),
+        (jpeg_of_scans(200), "scans, more than 100"),
+        (encoded(photo(), "EPS"), "not a picture that Pillow can read"),
+        (encoded(photo(), "ICNS"), "not a picture that Pillow can read"),
+    ],
+    ids=["iccp", "ztxt", "gif", "gif-of-120-million", "scans", "eps", "container"],
+)
+def test_hostile_pictures_are_refused_before_they_take_memory_or_time(monkeypatch, content, reason):
+    monkeypatch.setattr(Image.Image, "load", lambda image: pytest.fail("its pixels were decoded"))
+    with pytest.raises(BrokenPicture, match=reason):
+        decode(content, (8, 8), eval_crop)
+
+
+def test_a_progressive_jpeg_of_usual_scans_is_read():
+    assert decoded(jpeg_of_scans(20), (8, 8)).mean() > 0
+
+
+@pytest.mark.parametrize(
+    "kind", [MemoryError("no"), SyntaxError("no"), struct.error("no"), OverflowError("no")]
+)
+def test_whatever_pillow_raises_the_picture_is_broken(monkeypatch, kind):
+    def load(image):
+        raise kind
+
+    monkeypatch.setattr(Image.Image, "load", load)
+    with pytest.raises(BrokenPicture, match=r"^no$"):
+        decode(png(0, 8, 1, 1, b"\0\0"), (8, 8), eval_crop)
 
 
 def test_decoding_warns_of_nothing(recwarn):
@@ -288,14 +346,36 @@ def test_names_are_printed_on_one_line_that_any_terminal_can_show():
 def test_a_disk_that_fails_at_first_is_asked_again(tmp_path, monkeypatch):
     errors = [OSError(5, "Input/output error"), OSError(116, "Stale file handle")]
 
-    def read_bytes(path):
+    def read_bytes(path, limit):
         if errors:
             raise errors.pop()
         return b"content"
 
-    monkeypatch.setattr(pictures.Path, "read_bytes", read_bytes)
+    monkeypatch.setattr(pictures.readers, "read_bytes", read_bytes)
     monkeypatch.setattr(pictures.time, "sleep", lambda seconds: None)
     assert pictures.read_bytes(tmp_path / "x") == b"content"
     errors += [OSError(5, "Input/output error")] * 3
     with pytest.raises(OSError, match="Input/output error"):
         pictures.read_bytes(tmp_path / "x")
+
+
+@pytest.mark.parametrize("what", ["pipe", "folder", "device", "link"])
+def test_only_regular_files_are_read(tmp_path, what):
+    path = tmp_path / "a.jpg"
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "folder":
+        path.mkdir()
+    elif what == "device":
+        path = Path("/dev/zero")
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(BrokenPicture, match="expected a regular file, got a folder, pipe, socket"):
+        pictures.read_bytes(path)
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path):
+    with (tmp_path / "a.jpg").open("wb") as file:
+        file.truncate(pictures.MAX_BYTES + 1)
+    with pytest.raises(BrokenPicture, match="expected at most 536,870,912 bytes, got more"):
+        pictures.read_bytes(tmp_path / "a.jpg")

@@ -1,6 +1,6 @@
 """Pictures on disk: where they are, and how one becomes a uint8 array of the size asked for.
 
-Every format that Pillow reads, as RGB or grey: EXIF orientation is applied, palettes and CMYK
+The formats in `FORMATS`, as RGB or grey: EXIF orientation is applied, palettes and CMYK
 are converted, 16-bit grey is scaled to 8 bits, transparency is dropped. Pixels of floating point
 have no known range and are refused.
 
@@ -20,12 +20,18 @@ from pathlib import Path
 
 import numpy as np
 
+from wbcli.data import readers
+
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 EXTENSIONS += (".jp2", ".avif")
+# Pillow has more: for EPS it starts Ghostscript, whatever the file is called.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF", "JPEG2000", "AVIF")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # surrogates: undecodable bytes
 ORIENTATION = 0x0112  # the EXIF tag
 UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # orientation → PIL.Image.Transpose
+MAX_BYTES = 1 << 29  # of a file: 100 million pixels of 5 bytes
 MAX_PIXELS = 100_000_000  # a larger picture is taken for a decompression bomb
+MAX_SCANS = 100  # of a JPEG, each of which passes over all its pixels; ten are usual
 EVAL_FRACTION = 224 / 256  # resize 256, centre crop 224
 READ_ATTEMPTS = 3
 TRANSIENT = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EINTR, errno.EAGAIN)
@@ -90,10 +96,17 @@ def printable(name: str) -> str:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The whole file; what a network disk fails to give at once is asked for again."""
+    """The whole file; what a network disk fails to give at once is asked for again.
+
+    Raises:
+        BrokenPicture: it is no regular file, or too large.
+        OSError: it cannot be read.
+    """
     for attempt in range(1, READ_ATTEMPTS + 1):
         try:
-            return path.read_bytes()
+            return readers.read_bytes(path, MAX_BYTES)
+        except ValueError as error:
+            raise BrokenPicture(str(error)) from error
         except OSError as error:
             if error.errno not in TRANSIENT or attempt == READ_ATTEMPTS:
                 raise
@@ -123,14 +136,15 @@ def decode(
     from PIL import Image
 
     height, width = size
+    Image.init()
+    formats = [name for name in FORMATS if name in Image.OPEN]
     try:
         with (
             warnings.catch_warnings(action="ignore"),  # of what Pillow reads nevertheless
-            Image.open(io.BytesIO(content)) as image,
+            Image.open(io.BytesIO(content), formats=formats) as image,
         ):
             full = image.size
-            if full[0] * full[1] > MAX_PIXELS:
-                raise ValueError(f"{full[0]}×{full[1]} pixels, more than {MAX_PIXELS:,}")
+            _check_size(image, content)
             orientation = _orientation(image)
             turned = orientation >= 5  # on its side
             upright = full[::-1] if turned else full
@@ -149,6 +163,15 @@ def decode(
     except Exception as error:  # a damaged or hostile file can raise anything
         raise BrokenPicture(_reason(error, content)) from error
     return np.asarray(resized).reshape(height, width, -1)
+
+
+def _check_size(image, content: bytes) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{width}×{height} pixels, more than {MAX_PIXELS:,}")
+    scans = content.count(b"\xff\xda") if image.format in ("JPEG", "MPO") else 0
+    if scans > MAX_SCANS:
+        raise ValueError(f"a JPEG of {scans:,} scans, more than {MAX_SCANS}")
 
 
 def _orientation(image) -> int:
@@ -182,7 +205,7 @@ def _reason(error: Exception, content: bytes) -> str:
         return "the file is empty"
     if isinstance(error, UnidentifiedImageError):
         return "not a picture that Pillow can read"
-    return " ".join(str(error).split()) or type(error).__name__
+    return printable(" ".join(str(error).split())[:200]) or type(error).__name__
 
 
 def centre_crop(width: int, height: int, fraction: float = 1.0, aspect: float = 1.0) -> Box:
