@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,9 @@ NO_PAIR = "expected a path and a label with a space between them, got "
         ("/etc/a.jpg 1", "/etc/a.jpg leads out of the data folder"),
         ("b/../../a.jpg 1", "b/../../a.jpg leads out of the data folder"),
         ("a\0.jpg 1", r"a\x00.jpg cannot name a file"),
+        ("b/" * 2048 + "a 1", "b/" * 40 + " cannot name a file"),
+        ("a" * 20_000 + " 1", NO_PAIR + "a" * 80),
+        ("a/1.jpg 1", "a/1.jpg stands in line 1 too; delete one of them"),
     ],
     ids=lambda value: value[:20],
 )
@@ -156,6 +160,13 @@ def test_ids_that_do_not_match_are_named(images, annotations, problem):
         ("/d.jpg", 1, "/d.jpg leads out of the data folder"),
         ("../d.jpg", 1, "../d.jpg leads out of the data folder"),
         ("\ud800.jpg", 1, r"\ud800.jpg cannot name a file"),
+        ("d.jpg", float("nan"), "expected a whole number as category_id, got nan"),
+        ("d.jpg", float("inf"), "expected a whole number as category_id, got inf"),
+        ("d.jpg", "1" * 999, "expected a whole number as category_id, got '" + "1" * 79),
+        ("d.jpg", [[1]], "expected a whole number as category_id, got a list"),
+        ([["d.jpg"]], 1, "expected text as file_name, got a list"),
+        (None, 1, "expected text as file_name, got a NoneType"),
+        ("c/3.jpg", 1, "c/3.jpg is the file of image 7 too"),
     ],
     ids=str,
 )
@@ -173,6 +184,13 @@ def test_every_mistake_in_json_is_named_with_its_image(entry, label, problem):
         ("[" * 100_000, "recursion"),
         ({"images": [], "annotations": []}, "no 'categories'"),
         ({"images": [{"id": 1}], "annotations": [], "categories": []}, "no 'file_name'"),
+        (coco([(1.5, "a")], []), "expected a number or text as id, got 1.5"),
+        (coco([(float("nan"), "a")], []), "expected a number or text as id, got nan"),
+        (coco([(True, "a")], []), "expected a number or text as id, got True"),
+        (coco([(2**61 - 1, "a")], []), "expected a number or text as id, got 2305843009213693951"),
+        (coco([], [(1e400, 0)]), "expected a number or text as id, got inf"),
+        (coco([], [], [([1], "cat")]), "expected a number or text as id, got a list"),
+        ("9" * 5000, "Exceeds the limit"),
         ({"images": [{"id": [], "file_name": "a"}]} | coco([], []), "it holds no annotated image"),
     ],
     ids=lambda value: str(value)[:30],
@@ -182,6 +200,48 @@ def test_what_is_not_such_json_is_refused(content, reason):
         read_json(content)
     assert str(error.value).startswith("train.json: ")
     assert reason in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("limit", "text", "message"),
+    [
+        ("MAX_LIST_BYTES", "a 0\nb 1\n", "list.txt: expected at most 7 bytes, got more"),
+        ("MAX_LINES", "\n" * 8, "list.txt: expected at most 7 lines, got more"),
+        ("MAX_PROBLEMS", "x\n" * 8, f"list.txt, line 1: {NO_PAIR}x; more than 7 other entries"),
+    ],
+)
+def test_a_list_that_is_too_large_is_refused(monkeypatch, limit, text, message):
+    monkeypatch.setattr(lists, limit, 7)
+    with pytest.raises(ValueError) as error:
+        read(text)
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [
+        ("MAX_JSON_BYTES", "expected at most 7 bytes, got more"),
+        ("MAX_JSON_VALUES", "it holds 30 values, more than 7"),
+    ],
+)
+def test_json_that_is_too_large_is_refused_before_it_is_parsed(monkeypatch, limit, message):
+    monkeypatch.setattr(lists, limit, 7)
+    monkeypatch.setattr(json, "loads", lambda content: pytest.fail("it was parsed"))
+    with pytest.raises(ValueError, match=message):
+        read_json(coco(IMAGES, RIGHT))
+
+
+def test_one_long_name_among_many_short_ones_is_refused():
+    text = "".join(f"{i}.jpg 0\n" for i in range(20_000)) + "b/" * 2000 + "c 1\n"
+    with pytest.raises(ValueError, match="a name of 4,001 bytes among 20,001 short ones, b/b/"):
+        read(text)
+
+
+def test_a_pipe_in_the_place_of_a_list_does_not_block():
+    os.mkfifo("pipe")
+    for read_it, message in [(lists.read_list, "pipe: expected a "), (lists.read_coco, "pipe: ")]:
+        with pytest.raises(ValueError, match=f"^{message}.*regular file, got a folder, pipe"):
+            read_it(Path("pipe"), K, Path())
 
 
 def test_classes_are_called_like_the_folders_of_their_pictures():

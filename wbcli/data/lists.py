@@ -3,18 +3,30 @@
 What is wrong in a list is collected, so that `wbcli data check` can show all of it.
 """
 
+import io
 import json
 import os
 import re
+from codecs import BOM_UTF8
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 
 from wbcli.data.pictures import Pictures, printable
-from wbcli.data.readers import Problem
+from wbcli.data.readers import Problem, read_bytes
 
 WHOLE_NUMBER = re.compile(r"-?[0-9]+")
+MAX_LIST_BYTES = 1 << 26  # iNaturalist 2018's has 31 million, in 437,513 lines
+MAX_LINES = 1_000_000
+MAX_LINE_BYTES = 1 << 14
+MAX_JSON_BYTES = 1 << 28  # iNaturalist 2018's has 120 million, with 5 million values
+MAX_JSON_VALUES = 8_000_000
+MAX_ID = 1 << 60  # larger ones can be made to collide in a dict
+MAX_NAME_BYTES = 4096  # Linux opens no longer path
+MAX_PROBLEMS = 10_000
+MAX_TITLE = 200  # characters of a class name
 
 
 class Listing(NamedTuple):
@@ -31,27 +43,55 @@ def read_list(path: Path, num_classes: int, root: Path) -> Listing:
     CRLF, blank lines and a missing last newline are fine.
 
     Raises:
-        ValueError: nothing in it is such a line.
+        ValueError: nothing in it is such a line, or it is too large.
     """
-    names, labels, lines, problems = [], [], [], []
-    text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
-    for number, line in enumerate(text.split("\n"), start=1):
-        line = line.rstrip("\r")
-        if not line.strip():
-            continue
+    names, labels, problems = [], [], []
+    line_of: dict[str, int] = {}
+    for number, line in _lines(path):
         name, _, label = line.rstrip().rpartition(" ")
-        wrong = _wrong(name.strip(), label, num_classes, line)
+        name = name.strip()
+        wrong = _wrong(name, label, num_classes, line)
+        if not wrong and name in line_of:
+            wrong = f"{printable(name)} stands in line {line_of[name]} too; delete one of them"
         if wrong:
             problems.append(Problem(f"{path.name}, line {number}: {wrong}"))
+            _check_number_of(problems)
             continue
-        names.append(name.strip())
+        names.append(name)
         labels.append(int(label))
-        lines.append(number)
+        line_of[name] = number
     if not names:
         first = problems[0].text if problems else f"{path} is empty"
         raise ValueError(f"{first}; expected lines of a path and a label")
-    pictures = Pictures.of(root, names, listed_in=path.name, lines=np.array(lines))
+    lines = np.array(list(line_of.values()))
+    pictures = Pictures.of(root, names, listed_in=path.name, lines=lines)
     return Listing(pictures, np.array(labels, dtype=np.int64), problems)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines that are not blank, and their numbers; of one that is too long, the start."""
+    content = _read(path, MAX_LIST_BYTES).removeprefix(BOM_UTF8)
+    for number, raw in enumerate(io.BytesIO(content), start=1):
+        if number > MAX_LINES:
+            raise ValueError(f"{path}: expected at most {MAX_LINES:,} lines, got more")
+        line = raw[:MAX_LINE_BYTES].decode("utf-8", "surrogateescape").rstrip("\r\n")
+        if line.strip():
+            yield number, line
+
+
+def _read(path: Path, limit: int) -> bytes:
+    try:
+        return read_bytes(path, limit)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _check_number_of(problems: list[Problem]) -> None:
+    if len(problems) > MAX_PROBLEMS:
+        raise ValueError(
+            f"{problems[0].text}; more than {MAX_PROBLEMS:,} other entries are wrong too: "
+            "is it a list of this data set?"
+        )
 
 
 def read_coco(path: Path, num_classes: int, root: Path) -> tuple[Listing, list[str]]:
@@ -61,44 +101,75 @@ def read_coco(path: Path, num_classes: int, root: Path) -> tuple[Listing, list[s
         ValueError: not such a file.
     """
     try:
-        content = json.loads(path.read_bytes())
-        files = [(image["id"], image["file_name"]) for image in content["images"]]
-        found = [(a["image_id"], a["category_id"]) for a in content["annotations"]]
-        titles = {c["id"]: str(c["name"]) for c in content["categories"]}
+        content = _read_json(path)
+        files = [(_id(image["id"]), image["file_name"]) for image in content["images"]]
+        found = [(_id(a["image_id"]), a["category_id"]) for a in content["annotations"]]
+        titles = {_id(c["id"]): str(c["name"])[:MAX_TITLE] for c in content["categories"]}
         names_by_id, label_by_id = dict(files), dict(found)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(
             f"{path}: expected iNaturalist's JSON with images, annotations and categories ({what})"
         ) from error
-    problems = [
-        Problem(f"{path.name}: {what} {key!r} stands there twice")
+    mistakes = [
+        f"{what} {_shown(key)} stands there twice"
         for what, pairs in [("image id", files), ("annotation of image", found)]
         for key in _twice([key for key, _ in pairs])
     ]
-    problems += [
-        Problem(f"{path.name}: an annotation names the image {key!r}, which is not there")
+    mistakes += [
+        f"an annotation names the image {_shown(key)}, which is not there"
         for key in label_by_id
         if key not in names_by_id
     ]
+    problems = [Problem(f"{path.name}: {mistake}") for mistake in mistakes]
+    _check_number_of(problems)
     names, labels = [], []
+    key_of: dict[str, int | str] = {}
     for key, name in names_by_id.items():
         label = label_by_id.get(key)
         if label is None:
             wrong = "no annotation"
         elif type(label) is not int:
-            wrong = f"expected a whole number as category_id, got {label!r}"
+            wrong = f"expected a whole number as category_id, got {_shown(label)}"
+        elif type(name) is not str:
+            wrong = f"expected text as file_name, got {_shown(name)}"
         else:
-            wrong = _wrong(str(name), str(label), num_classes, str(name))
+            wrong = _wrong(name, str(label), num_classes, name)
+            if not wrong and key_of.setdefault(name, key) != key:
+                wrong = f"{printable(name)} is the file of image {_shown(key_of[name])} too"
         if wrong:
-            problems.append(Problem(f"{path.name}, image {key!r}: {wrong}"))
+            problems.append(Problem(f"{path.name}, image {_shown(key)}: {wrong}"))
+            _check_number_of(problems)
             continue
-        names.append(str(name))
+        names.append(name)
         labels.append(label)
     if not names:
         raise ValueError(f"{path}: it holds no annotated image")
     listing = Listing(Pictures.of(root, names), np.array(labels, dtype=np.int64), problems)
     return listing, [titles.get(k, str(k)) for k in range(num_classes)]
+
+
+def _read_json(path: Path) -> dict:
+    content = _read(path, MAX_JSON_BYTES)
+    values = sum(map(content.count, (b"{", b"[", b",")))
+    if values > MAX_JSON_VALUES:
+        raise ValueError(f"it holds {values:,} values, more than {MAX_JSON_VALUES:,}")
+    return json.loads(content)
+
+
+def _id(value: object) -> int | str:
+    if not (type(value) is str or (type(value) is int and abs(value) < MAX_ID)):
+        raise ValueError(f"expected a number or text as id, got {_shown(value)}")
+    return value
+
+
+def _shown(value: object) -> str:
+    """For a message: what is short; of what may be long or deep, its start or its type."""
+    if isinstance(value, str):
+        value = value[:80]
+    elif not isinstance(value, (int, float)):
+        return f"a {type(value).__name__}"
+    return repr(value)[:80]
 
 
 def _wrong(name: str, label: str, num_classes: int, line: str) -> str | None:
@@ -109,7 +180,7 @@ def _wrong(name: str, label: str, num_classes: int, line: str) -> str | None:
         return f"expected a label from 0 to {num_classes - 1}, got {label[:20]}"
     if name.startswith("/") or ".." in PurePosixPath(name).parts:
         return f"{printable(name[:80])} leads out of the data folder"
-    if "\0" in name or not _encodable(name):
+    if "\0" in name or not _encodable(name) or len(os.fsencode(name)) > MAX_NAME_BYTES:
         return f"{printable(name[:80])} cannot name a file"
     return None
 

@@ -33,6 +33,7 @@ MAX_BYTES = 1 << 29  # of a file: 100 million pixels of 5 bytes
 MAX_PIXELS = 100_000_000  # a larger picture is taken for a decompression bomb
 MAX_SCANS = 100  # of a JPEG, each of which passes over all its pixels; ten are usual
 EVAL_FRACTION = 224 / 256  # resize 256, centre crop 224
+MAX_PADDING = 1 << 25  # bytes to which names are padded, beyond a multiple of their own
 READ_ATTEMPTS = 3
 TRANSIENT = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EINTR, errno.EAGAIN)
 
@@ -59,7 +60,15 @@ class Pictures:
 
     @classmethod
     def of(cls, root: Path, names: list[str], **origin) -> "Pictures":
-        return cls(root, np.array([os.fsencode(name) for name in names], dtype=bytes), **origin)
+        """Raises ValueError where one name is so long that the array would be far larger."""
+        encoded = [os.fsencode(name) for name in names]
+        longest = max(encoded, key=len, default=b"")
+        if len(longest) * len(encoded) > 8 * sum(map(len, encoded)) + MAX_PADDING:
+            raise ValueError(
+                f"a name of {len(longest):,} bytes among {len(encoded):,} short ones, "
+                f"{printable(os.fsdecode(longest[:80]))}…: shorten it"
+            )
+        return cls(root, np.array(encoded, dtype=bytes), **origin)
 
     def __len__(self) -> int:
         return len(self.names)
