@@ -180,14 +180,14 @@ def _wrong(name: str, label: str, num_classes: int, line: str) -> str | None:
         return f"expected a label from 0 to {num_classes - 1}, got {label[:20]}"
     if name.startswith("/") or ".." in PurePosixPath(name).parts:
         return f"{printable(name[:80])} leads out of the data folder"
-    if "\0" in name or not _encodable(name) or len(os.fsencode(name)) > MAX_NAME_BYTES:
+    if "\0" in name or not _fits(name):
         return f"{printable(name[:80])} cannot name a file"
     return None
 
 
-def _encodable(name: str) -> bool:
+def _fits(name: str) -> bool:
     try:
-        return bool(os.fsencode(name))
+        return len(os.fsencode(name)) <= MAX_NAME_BYTES
     except UnicodeEncodeError:
         return False
 
