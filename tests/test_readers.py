@@ -4,6 +4,7 @@ import gzip
 import os
 import pickle
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -35,6 +36,12 @@ def test_idx_plain_and_gzip(tmp_path, pack):
         ("a", idx(np.zeros(4, np.uint8))[:-1], "promises 4 bytes of data (4), it holds 3"),
         ("a", idx(np.zeros(4, np.uint8)) + b"x", "promises 4 bytes of data (4), it holds more"),
         ("a", bytes([0, 0, 8, 1, 255, 255, 255, 255]), "promises 4,294,967,295 bytes"),
+        ("a", bytes([0, 0, 8, 1, 0, 0, 0, 0]), "promises 0 bytes of data (0), expected from 1 to"),
+        ("a.gz", b"", "the gzip stream is damaged (it ends early)"),
+        ("a.gz", gzip.compress(b""), "got one that starts with nothing"),
+        ("a.gz", gzip.compress(idx(np.zeros(4, np.uint8))) + b"x", "something follows its end"),
+        ("a.gz", gzip.compress(idx(np.zeros(4, np.uint8))) * 2, "something follows its end"),
+        ("a.gz", gzip.compress(idx(np.zeros(4, np.uint8)))[:-8] + bytes(8), "incorrect data check"),
         ("a.gz", b"not gzip at all", "the gzip stream is damaged"),
         ("a.gz", gzip.compress(idx(np.zeros(999, np.uint8)))[:-12], "the gzip stream is damaged"),
     ],
@@ -46,6 +53,46 @@ def test_damaged_idx_files_are_refused(tmp_path, name, content, message):
         readers.read_idx(path, 1)
     assert message in str(error.value)
     assert str(path) in str(error.value)
+
+
+def test_dimensions_that_overflow_are_refused(tmp_path):
+    (tmp_path / "a").write_bytes(bytes([0, 0, 8, 3]) + b"\xff" * 12)
+    with pytest.raises(ValueError, match=r"79,228,162,458,924,105,385,300,197,375 bytes of data"):
+        readers.read_idx(tmp_path / "a", 3)
+
+
+@pytest.mark.parametrize("promised", [1000, 4_000_000_000])
+def test_a_gzip_bomb_takes_no_more_memory_than_its_header_and_the_limit_allow(tmp_path, promised):
+    path = tmp_path / "bomb.gz"
+    with gzip.open(path, "wb", 1) as file:
+        file.write(bytes([0, 0, 8, 1]) + struct.pack(">I", promised))
+        for _ in range(100):
+            file.write(bytes(1 << 20))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=f"its header promises {promised:,} bytes of data"):
+        readers.read_idx(path, 1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 << 20
+
+
+def read_batch(path):
+    return readers.read_cifar(path, "labels")
+
+
+@pytest.mark.parametrize("read", [lambda path: readers.read_idx(path, 1), read_batch])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)])
+def test_only_regular_files_are_read(tmp_path, read, make):
+    make(tmp_path / "a")
+    with pytest.raises(ValueError, match="expected a regular file, got a folder, pipe, socket or"):
+        read(tmp_path / "a")
+
+
+def test_a_pickle_that_is_too_large_is_not_read(tmp_path):
+    with (tmp_path / "a").open("wb") as file:
+        file.truncate(readers.MAX_PICKLE_BYTES + 1)
+    with pytest.raises(ValueError, match=r"a: .*expected at most 536,870,912 bytes, got more"):
+        read_batch(tmp_path / "a")
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
