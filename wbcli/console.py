@@ -67,11 +67,6 @@ def format_settings(settings: dict[str, Any]) -> str:
     )
 
 
-def counted(number: int, what: str) -> str:
-    """1 epoch, 2 epochs"""
-    return f"{number} {what}" + "s" * (number != 1)
-
-
 class Progress:
     """Progress of a training: a live bar on a terminal, a line for each epoch on a pipe.
 

@@ -185,20 +185,15 @@ class Run:
 
     def load_state(self, name: str) -> dict[str, Any]:
         """Raises ValueError when the file is torn or holds more than tensors and containers."""
-        import torch
+        from wbcli import weights
 
         path, wanted = self.path / name, STATES[name]
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = weights.read_state(path)
         except FileNotFoundError:
             raise ValueError(f"run {self.name} has no {name}") from None
-        except OSError:
-            raise
-        except Exception as error:  # a damaged or hostile file can raise anything
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"{path} cannot be read: {reason}") from error
-        if not isinstance(state, dict):
-            raise ValueError(f"{path}: expected a dict, got {type(state).__name__}")
+        except ValueError as error:
+            raise ValueError(f"{path} cannot be read: {error}") from error
         wrong = [key for key in wanted if not isinstance(state.get(key, ...), wanted[key])]
         if wrong:
             raise ValueError(
@@ -214,17 +209,16 @@ class Run:
         write_file(self.path / "model.safetensors", content)
 
     def load_weights(self) -> dict[str, Any]:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from wbcli import weights
 
         path = self.path / "model.safetensors"
         try:
-            return load_file(path)
+            return weights.read(path)
         except FileNotFoundError:
             raise ValueError(
                 f"run {self.name} is not finished: it has no model.safetensors"
             ) from None
-        except SafetensorError as error:
+        except ValueError as error:
             raise ValueError(f"{path} cannot be read: {error}") from error
 
     def check_classes(self, class_names: list[str]) -> None:

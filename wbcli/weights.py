@@ -11,6 +11,8 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+from wbcli.data.readers import open_regular
+
 ZIP = b"PK\x03\x04"
 REFUSED = re.compile(r"(?:GLOBAL|class|type) ([A-Za-z_][\w.]*)")  # in messages of PyTorch
 STATE_DICT = "save the state dict alone, torch.save(model.state_dict(), FILE)"
@@ -25,7 +27,7 @@ def check_archive(path: Path) -> None:
     Raises:
         ValueError: what is wrong, to stand after the file's name.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         if file.read(len(ZIP)) != ZIP:
             return
         try:
@@ -54,13 +56,15 @@ def read(path: Path) -> dict[str, Any]:
     """
     import torch
 
-    if path.exists() and not path.is_file():
-        raise ValueError("it is not a regular file")
-    weights = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    if not isinstance(weights, dict):
-        raise ValueError(
-            f"it holds a {type(weights).__name__} instead of names and tensors: {STATE_DICT}"
-        )
+    if path.suffix == ".safetensors":
+        weights = _read_safetensors(path)
+    else:
+        weights = read_state(path)
+        for key in ("state_dict", "model"):
+            if isinstance(weights, dict):
+                weights = weights.get(key, weights)
+        if not isinstance(weights, dict):
+            raise ValueError(f"it holds no names and tensors: {STATE_DICT}")
     for key, value in weights.items():
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
             raise ValueError(
@@ -73,7 +77,12 @@ def read(path: Path) -> dict[str, Any]:
     return weights
 
 
-def _read_torch(path: Path) -> Any:
+def read_state(path: Path) -> dict[str, Any]:
+    """A dict of tensors and plain containers, as torch.save wrote it.
+
+    Raises:
+        ValueError: the file is damaged, or holds anything else; to stand after its name.
+    """
     import torch
 
     check_archive(path)
@@ -93,15 +102,17 @@ def _read_torch(path: Path) -> Any:
         raise ValueError(f"it is damaged, or not a file of torch.save ({_one_line(error)})") from (
             error
         )
-    for key in ("state_dict", "model"):
-        if isinstance(weights, dict) and key in weights:
-            weights = weights[key]
+    if not isinstance(weights, dict):
+        raise ValueError(
+            f"it holds a {type(weights).__name__} instead of names and tensors: {STATE_DICT}"
+        )
     return weights
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
+    open_regular(path).close()
     try:
         return load_file(path)
     except OSError:

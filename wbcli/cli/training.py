@@ -27,7 +27,7 @@ from wbcli.cli.options import (
     wrong_usage,
 )
 from wbcli.config import Config
-from wbcli.console import counted
+from wbcli.words import counted
 
 HOW = ("name", "resume", "dry_run", "as_json", "save_every")  # options that are no settings
 CALIBRATION_NOTE = (

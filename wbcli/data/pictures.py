@@ -31,7 +31,7 @@ ORIENTATION = 0x0112  # the EXIF tag
 UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # orientation → PIL.Image.Transpose
 MAX_BYTES = 1 << 29  # of a file: 100 million pixels of 5 bytes
 MAX_PIXELS = 100_000_000  # a larger picture is taken for a decompression bomb
-MAX_SCANS = 100  # of a JPEG, each of which passes over all its pixels; ten are usual
+MAX_SCANS = 100  # of a progressive JPEG: each passes over all its pixels; ten are usual
 EVAL_FRACTION = 224 / 256  # resize 256, centre crop 224
 MAX_PADDING = 1 << 25  # bytes to which names are padded, beyond a multiple of their own
 READ_ATTEMPTS = 3
@@ -178,7 +178,7 @@ def _check_size(image, content: bytes) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ValueError(f"{width}×{height} pixels, more than {MAX_PIXELS:,}")
-    scans = content.count(b"\xff\xda") if image.format in ("JPEG", "MPO") else 0
+    scans = content.count(b"\xff\xda") if "progressive" in image.info else 0
     if scans > MAX_SCANS:
         raise ValueError(f"a JPEG of {scans:,} scans, more than {MAX_SCANS}")
 
