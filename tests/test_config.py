@@ -1,7 +1,7 @@
 """Settings: what fills what was not given, what is refused, and the schedule."""
 
 import math
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 
 import pytest
 
@@ -112,6 +112,74 @@ def test_stage1_settings_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError) as error:
         stage1(**options)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 10**6 + 1}, "--epochs must be a finite number at most 1000000, got 1000001"),
+        (
+            {"batch_size": 10**9},
+            "--batch-size must be a finite number at most 1000000, got 1000000000",
+        ),
+        ({"val_per_class": 10**9}, "--val-per-class must be a finite number at most 1000000"),
+        ({"views": 10**6}, "--views must be a finite number at most 10000, got 1000000"),
+        ({"bottleneck": 10**6}, "--bottleneck must be a finite number at most 65536, got 1000000"),
+        ({"wd": 1e31}, "--wd must be a finite number at most 1e+30, got 1e+31"),
+        ({"lr": 1e308}, "--lr must be a finite number at most 1e+30, got 1e+308"),
+        ({"radius": 1e39}, "--radius must be a finite number at most 1e+30, got 1e+39"),
+        ({"tau": 101.0}, "--tau must be a finite number at most 100, got 101"),
+        ({"image_size": 4097}, "--image-size must be a finite number at least 8 and at most 4096"),
+    ],
+)
+def test_what_never_ends_or_fills_the_memory_is_refused(options, message):
+    with pytest.raises(ValueError) as error:
+        replace(stage1(), **options)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": 10**23}, "--seed must be an integer of at most 64 bits, got one of 77 bits"),
+        ({"epochs": 2.0}, "--epochs must be an integer of at most 64 bits, got 2.0"),
+        ({"epochs": True}, "--epochs must be an integer of at most 64 bits, got True"),
+        ({"epochs": None}, "--epochs must be an integer of at most 64 bits, got None"),
+        ({"lr": "0.1"}, "--lr must be a number, got '0.1'"),
+        ({"lr": False}, "--lr must be a number, got False"),
+        ({"radius": [1.0]}, "--radius must be a number or none, got a list of 1"),
+        ({"tta": 1}, "--tta must be true or false, got 1"),
+        ({"data_dir": "a\0b"}, r"--data-dir must be a text without NUL, got 'a\x00b'"),
+        ({"parent": 7}, "parent must be a text without NUL or none, got 7"),
+        ({"limits": (100,)}, "--limits must be 2 integers or none, got a list of 1"),
+        ({"limits": {"many": 1}}, "--limits must be 2 integers or none, got an object of 1"),
+        ({"limits": (100, 2.5)}, "--limits must be 2 integers or none, got a list of 2"),
+        ({"left_out": ("a", 1)}, "left_out must be a list of texts or none, got a list of 2"),
+        ({"left_out": "a"}, "left_out must be a list of texts or none, got 'a'"),
+        ({"arch": "vgg"}, "--arch must be one of resnet8, resnet20, resnet32, resnet32x4"),
+        ({"arch": "v" * 100}, "resnext50, got 'vvvvvvvvvv"),
+        ({"loss": "mse"}, "--loss must be one of ce, cb, cb-bce, focal, cb-focal, got 'mse'"),
+        ({"stage": "stage3"}, "stage must be one of stage1, stage2, normalize, got 'stage3'"),
+        ({"recipe": "mine"}, "--recipe must be one of paper, released, got 'mine'"),
+        ({"precision": "auto"}, "--precision must be one of fp32, tf32, bf16, got 'auto'"),
+        ({"project": "never"}, "--project must be one of step, epoch, got 'never'"),
+        ({"schedule": "flat"}, "schedule must be one of from-lr, to-zero, got 'flat'"),
+        ({"init": "xavier"}, "init must be one of he, conv-default, got 'xavier'"),
+        ({"cache": "fp8"}, "--cache must be one of fp32, bf16, none, got 'fp8'"),
+        ({"subset": "last"}, "--subset must be one of first, shuffled, got 'last'"),
+        ({"imbalance_type": "log"}, "--imbalance-type must be one of exp, step, got 'log'"),
+        ({"checkpoint": "best"}, "checkpoint must be one of last, best-on-test, got 'best'"),
+        ({"frozen_batch_norm": ""}, "frozen_batch_norm must be one of eval, train, got ''"),
+        ({"layers": 3}, "--layers must be one of 1, 2, 5, got 3"),
+        ({"selected_on": "train"}, "selected_on must be one of val, test, got 'train'"),
+        ({"stage": "normalize"}, "--tau is missing: a normalize run divides by norms to its power"),
+    ],
+)
+def test_values_of_another_type_and_unknown_words_are_refused(options, message):
+    with pytest.raises(ValueError) as error:
+        replace(stage1(), **options)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -238,6 +306,10 @@ def test_a_config_survives_its_file():
         (lambda values: values.pop("arch"), "config.json lacks arch"),
         (lambda values: values.update(wd="much"), "holds a value of the wrong type"),
         (lambda values: values.update(wd=-1), "--wd must be"),
+        (lambda values: values.update(wd=math.nan), "--wd must be a finite number at least 0"),
+        (lambda values: values.update(wd=10**400), "wrong type: --wd must be a number, got one"),
+        (lambda values: values.update(limits=[1, 2, 3]), "wrong type: --limits must be 2 integers"),
+        (lambda values: values.update(stage="stage2"), "a stage2 run comes from another, parent"),
     ],
 )
 def test_a_damaged_config_is_refused(change, message):
@@ -246,3 +318,24 @@ def test_a_damaged_config_is_refused(change, message):
     with pytest.raises(ValueError) as error:
         config.from_dict(values)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("content", [None, 3, "text", [], [1], {}])
+def test_a_config_that_is_no_object_of_settings_is_refused(content):
+    with pytest.raises(ValueError, match=r"^config\.json"):
+        config.from_dict(content)
+
+
+HOSTILE = [None, True, 0, -1, 3, 2**64, 10**400, 0.5, 1e308, math.nan, math.inf, "", "x", "\0"]
+HOSTILE += ["\ud800", "x" * 10**6, [], [1], [1, 2], ["a"], [[]], {}, {"a": 1}]
+
+
+@pytest.mark.parametrize("key", [field.name for field in fields(config.Config)])
+def test_any_json_value_is_a_setting_or_a_sentence(key):
+    """Every setting takes or refuses every kind of value; what it refuses, the sentence names."""
+    for value in HOSTILE:
+        try:
+            config.from_dict(asdict(stage2()) | {key: value})
+        except ValueError as error:
+            assert key.replace("_", "-") in str(error).replace("_", "-")
+            assert len(str(error)) < 300 and "\n" not in str(error)

@@ -75,7 +75,7 @@ def candidates(count: int) -> list[Config]:
         dataset="",
         data_dir="",
         recipe="paper",
-        arch="",
+        arch="resnet8",
         imbalance_factor=1,
         loss="cb",
         layers=1,

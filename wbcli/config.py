@@ -6,7 +6,8 @@ Options that the user did not give are None until `resolve_stage1`, `resolve_sta
 
 import math
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, NamedTuple
+from types import NoneType, UnionType
+from typing import Any, NamedTuple, get_args, get_origin
 
 from wbcli.data import sources
 
@@ -16,6 +17,55 @@ PRECISIONS = ("auto", "fp32", "tf32", "bf16")
 LAYERS = ("1", "2", "5")
 CACHES = ("fp32", "bf16", "none")
 RECIPES = ("paper", "released")
+CHOICES: dict[str, tuple] = {  # where a setting can have these values only
+    "stage": ("stage1", "stage2", "normalize"),
+    "recipe": RECIPES,
+    "arch": ARCHS,
+    "imbalance_type": ("exp", "step"),
+    "subset": ("first", "shuffled"),
+    "init": ("he", "conv-default"),
+    "precision": PRECISIONS[1:],
+    "loss": LOSSES,
+    "schedule": ("from-lr", "to-zero"),
+    "project": ("step", "epoch"),
+    "layers": tuple(map(int, LAYERS)),
+    "frozen_batch_norm": ("eval", "train"),
+    "cache": CACHES,
+    "checkpoint": ("last", "best-on-test"),
+    "selected_on": ("val", "test"),
+}
+BOUNDS: dict[str, dict[str, float]] = {
+    "wd": {"low": 0},
+    "lr": {"above": 0},
+    "momentum": {"low": 0, "below": 1},
+    "epochs": {"low": 1},
+    "eval_every": {"low": 1},
+    "batch_size": {"low": 2},
+    "imbalance_factor": {"low": 1},
+    "image_size": {"low": 8, "high": 4096},
+    "val_per_class": {"low": 0},
+    "seed": {"low": 0, "below": 2**63},
+    "beta": {"low": 0, "below": 1},
+    "views": {"low": 1},
+    "bottleneck": {"low": 1},
+    "radius": {"above": 0},
+    "maxnorm": {"low": 0, "high": 1},
+    "tau": {"low": 0},
+}
+LARGEST = {  # more can only be a mistake: it never ends, fills the memory, or is inf in float32
+    "epochs": 10**6,
+    "batch_size": 10**6,
+    "val_per_class": 10**6,
+    "views": 10**4,
+    "bottleneck": 2**16,
+    "wd": 1e30,
+    "lr": 1e30,
+    "radius": 1e30,
+    "tau": 100,
+}
+MAX_BITS = 64  # of an integer
+NO_OPTION = ("stage", "dataset", "init", "schedule", "frozen_batch_norm", "checkpoint")
+NO_OPTION += ("selected_on", "parent", "left_out")  # settings that have none of their name
 
 # Where a default comes from; the README's table shows the letter.
 SOURCES = {
@@ -163,34 +213,25 @@ class Config:
     selected_on: str | None = None  # the split on which `tune` chose these settings
 
     def __post_init__(self):
-        _check_number("wd", self.wd, low=0)
-        _check_number("lr", self.lr, above=0)
-        _check_number("momentum", self.momentum, low=0, below=1)
-        _check_number("epochs", self.epochs, low=1)
-        _check_number("eval-every", self.eval_every, low=1)
-        _check_number("batch-size", self.batch_size, low=2)
+        _check_types(vars(self))
+        given = {key: value for key, value in vars(self).items() if value is not None}
+        for key, allowed in CHOICES.items():
+            if key in given and given[key] not in allowed:
+                words = ", ".join(map(str, allowed))
+                raise ValueError(f"{_option(key)} must be one of {words}, got {_shown(given[key])}")
+        for key, bounds in BOUNDS.items():
+            if key in given:
+                _check_number(key, given[key], **bounds)
+        for key, most in LARGEST.items():
+            if key in given:
+                _check_number(key, given[key], high=most)
         _check_number("accumulate", self.accumulate, low=1, high=self.batch_size)
-        if self.imbalance_factor is not None:
-            _check_number("imbalance-factor", self.imbalance_factor, low=1)
-        if self.image_size is not None:
-            _check_number("image-size", self.image_size, low=8, high=4096)
         if self.graph and self.compile:
             raise ValueError("--graph and --compile exclude each other: give one of them")
         if self.limits is not None:
             _check_limits(*self.limits)
-        _check_number("val-per-class", self.val_per_class, low=0)
-        _check_number("seed", self.seed, low=0, below=2**63)
-        _check_number("beta", self.beta, low=0, below=1)
-        if self.views is not None:
-            _check_number("views", self.views, low=1)
-        if self.bottleneck is not None:
-            _check_number("bottleneck", self.bottleneck, low=1)
-        if self.radius is not None:
-            _check_number("radius", self.radius, above=0)
-        if self.maxnorm is not None:
-            _check_number("maxnorm", self.maxnorm, low=0, high=1)
-        if self.tau is not None:
-            _check_number("tau", self.tau, low=0)
+        if self.stage == "normalize" and self.tau is None:
+            raise ValueError("--tau is missing: a normalize run divides by norms to its power")
 
     def constraint(self) -> str | None:
         """`max_norm`, `unit_norm` or None."""
@@ -208,20 +249,27 @@ class Config:
         return self.lr * (1 + math.cos(math.pi * e / self.epochs)) / 2
 
 
-def from_dict(values: dict[str, Any]) -> Config:
+def from_dict(values: Any) -> Config:
     """The Config inside a run's config.json; settings younger than the run take their default.
 
     Raises:
         ValueError: a setting is missing, of the wrong type or out of range.
     """
+    if not isinstance(values, dict):
+        raise ValueError(f"config.json: expected an object of settings, got {_shown(values)}")
     missing = [f.name for f in fields(Config) if f.default is MISSING and f.name not in values]
     if missing:
         raise ValueError(f"config.json lacks {', '.join(missing)}: was it edited by hand?")
+    found = {f.name: values[f.name] for f in fields(Config) if f.name in values}
+    found = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
     try:
-        found = {f.name: values[f.name] for f in fields(Config) if f.name in values}
-        return Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()})
-    except TypeError as error:
+        _check_types(found)
+    except ValueError as error:
         raise ValueError(f"config.json holds a value of the wrong type: {error}") from error
+    config = Config(**found)
+    if config.stage != "stage1" and config.parent is None:
+        raise ValueError(f"config.json: a {config.stage} run comes from another, parent is null")
+    return config
 
 
 def resolve_stage1(options: dict[str, Any]) -> Config:
@@ -239,7 +287,7 @@ def resolve_stage1(options: dict[str, Any]) -> Config:
         "image_size": source.image_size,
     } | options
     factor = options["imbalance_factor"]
-    if factor is not None and float(factor).is_integer():  # 50.0 from the command line is 50
+    if factor is not None and abs(factor) < 2**53 and factor == int(factor):  # 50.0 is 50
         options["imbalance_factor"] = int(factor)
     return Config(**(_recipe(options["recipe"], source.name, "stage1") | options))
 
@@ -378,6 +426,64 @@ def _check_fits_parent(parent: Config, options: dict[str, Any]) -> None:
             )
 
 
+def _check_types(values: dict[str, Any]) -> None:
+    """Refuse what the annotations of Config do not allow."""
+    for field in fields(Config):
+        if field.name in values and not _fits(values[field.name], field.type):
+            raise ValueError(
+                f"{_option(field.name)} must be {_described(field.type)}, "
+                f"got {_shown(values[field.name])}"
+            )
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of an annotated type; an int is a float, a bool is no int."""
+    if isinstance(kind, UnionType):
+        return any(_fits(value, one) for one in get_args(kind))
+    if get_origin(kind) is tuple:
+        parts = get_args(kind)
+        if not isinstance(value, tuple):
+            return False
+        if parts[-1] is Ellipsis:
+            return all(_fits(part, parts[0]) for part in value)
+        return len(value) == len(parts) and all(map(_fits, value, parts))
+    if kind in (int, float) and isinstance(value, int):
+        return not isinstance(value, bool) and value.bit_length() <= MAX_BITS
+    return isinstance(value, kind) and not (kind is str and "\0" in value)
+
+
+def _described(kind: Any) -> str:
+    """An annotated type in words."""
+    if isinstance(kind, UnionType):
+        return " or ".join(_described(one) for one in get_args(kind))
+    if get_origin(kind) is tuple:
+        parts = get_args(kind)
+        return "a list of texts" if parts[-1] is Ellipsis else f"{len(parts)} integers"
+    words = {
+        int: f"an integer of at most {MAX_BITS} bits",
+        float: "a number",
+        bool: "true or false",
+        str: "a text without NUL",
+        NoneType: "none",
+    }
+    return words[kind]
+
+
+def _option(name: str) -> str:
+    """What a setting is called on the command line, else its key."""
+    return name if name in NO_OPTION else "--" + name.replace("_", "-")
+
+
+def _shown(value: Any) -> str:
+    """What came, for a message: short, and on one line."""
+    if isinstance(value, int) and value.bit_length() > MAX_BITS:
+        return f"one of {value.bit_length()} bits"
+    if isinstance(value, dict | list | tuple):
+        return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
 def _check_number(
     name: str,
     value: float,
@@ -395,5 +501,9 @@ def _check_number(
     ]
     wanted = [(word, bound, holds) for bound, word, holds in bounds if bound is not None]
     if not math.isfinite(value) or not all(holds(bound) for _, bound, holds in wanted):
-        words = " and ".join(f"{word} {bound:g}" for word, bound, _ in wanted)
-        raise ValueError(f"--{name} must be a finite number {words}, got {value:g}")
+        words = " and ".join(f"{word} {_number(bound)}" for word, bound, _ in wanted)
+        raise ValueError(f"{_option(name)} must be a finite number {words}, got {_number(value)}")
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
