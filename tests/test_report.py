@@ -188,7 +188,8 @@ def test_decay_curves_prefer_validation_images(runs_dir):
     for name, accuracy in (("naive", 20.0), ("wd", 30.0)):
         run = runs.Run(runs_dir / name)
         rows = run.metrics()
-        run.write_metrics([row | {"val_accuracy": {"all": accuracy}} for row in rows])
+        val = {"val_accuracy": rows[0]["accuracy"] | {"all": accuracy}}
+        run.write_metrics([row | val for row in rows])
     curves, split = report.decay_curves([runs.Run(runs_dir / "wd")])
     assert (curves[0][1], split) == ([(0.0, 20.0), (5e-3, 30.0)], "val")
 

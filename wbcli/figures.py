@@ -284,7 +284,7 @@ def learning_curves(runs: list[tuple[str, list[dict]]]) -> Figure:
         line |= {"marker": "." if len(measured) == 1 else ""}
         for group in GROUPS if measured else ():
             grid[group].plot(epochs, _accuracies(measured, "accuracy", group), **line)
-            if "val_accuracy" in measured[-1]:
+            if all(row.get("val_accuracy") for row in measured):
                 thin = line | {"linewidth": 0.5}
                 grid[group].plot(epochs, _accuracies(measured, "val_accuracy", group), **thin)
     grid["loss"].set_title("training loss")

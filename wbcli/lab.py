@@ -103,16 +103,16 @@ class Lab:
         return run
 
 
-def last_epoch(run: Run) -> dict[str, Any]:
-    """Metrics of a finished part.
+def last_epoch(run: Run, accuracies: str = "accuracy") -> dict[str, Any]:
+    """Metrics of a finished part, which has these accuracies.
 
     Raises:
         ValueError: they are missing or damaged.
     """
-    rows = run.metrics()
-    if not rows or rows[-1]["epoch"] < run.config().epochs or not rows[-1]["accuracy"]:
+    row = (run.metrics() or [{"epoch": 0}])[-1]
+    if row["epoch"] < run.config().epochs or not row.get(accuracies):
         raise ValueError(
             f"{run.path / 'metrics.jsonl'} is missing or damaged: delete the folder {run.path}, "
             "and it will be made again"
         )
-    return rows[-1]
+    return row

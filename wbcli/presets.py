@@ -175,7 +175,7 @@ def _train_runs(
         options = row.stage2_options(values, parent.config().wd)
         try:
             run = lab.stage2(parent, label, **options)
-            accuracies.append(last_epoch(run)["val_accuracy"]["all"])
+            accuracies.append(last_epoch(run, "val_accuracy")["val_accuracy"]["all"])
         except ArithmeticError:  # its loss diverged; heads count as 0 then, too
             accuracies.append(0.0)
     return accuracies

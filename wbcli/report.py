@@ -160,14 +160,16 @@ def decay_curves(stage1_runs: list[Run]) -> tuple[list[tuple[str, list[tuple[flo
     families = {}
     for run in stage1_runs:
         settings = _all_but_wd(run)
-        rows = {
-            other.config().wd: other.metrics()[-1]
+        same = [
+            other
             for other in runs.all_runs(run.path.parent)
-            if other.finished and other.metrics() and _all_but_wd(other) == settings
-        }
+            if other.finished and _all_but_wd(other) == settings
+        ]
+        last = [(other.config().wd, (other.metrics() or [{}])[-1]) for other in same]
+        rows = {wd: row for wd, row in last if row.get("accuracy")}
         if len(rows) > 1:
             families.setdefault(tuple(settings.items()), (run.name, rows))
-    has_val = all("val_accuracy" in row for _, rows in families.values() for row in rows.values())
+    has_val = all(row.get("val_accuracy") for _, rows in families.values() for row in rows.values())
     key = "val_accuracy" if has_val else "accuracy"
     curves = [
         (f"as {name}", [(wd, row[key]["all"]) for wd, row in sorted(rows.items())])
@@ -197,17 +199,25 @@ def _of_results(models: list[figures.Model]) -> list[Drawing]:
 
 
 def _of_epochs(trained: list[Run], models: list[figures.Model]) -> list[Drawing]:
-    """What the epochs of training show; nothing where metrics.jsonl is gone."""
+    """What the epochs of training show; nothing where metrics.jsonl is gone or of other classes."""
+    counts = [row["train_images"] for row in models[0]["per_class"]]
     rows = [(run.name, run.metrics()) for run in trained]
-    rows = [(name, epochs) for name, epochs in rows if epochs]
+    rows = [
+        (name, epochs)
+        for name, epochs in rows
+        if epochs and all(_can_be_drawn(row, len(counts)) for row in epochs)
+    ]
     if not rows:
         return []
     norms = [(name, [row["row_norms"] for row in epochs]) for name, epochs in rows]
-    counts = [row["train_images"] for row in models[0]["per_class"]]
     return [
         Drawing("learning_curves", *WORDS["learning_curves"], figures.learning_curves(rows)),
         Drawing("norm_heat_maps", *WORDS["norm_heat_maps"], figures.norm_heat_maps(norms, counts)),
     ]
+
+
+def _can_be_drawn(row: dict, num_classes: int) -> bool:
+    return isinstance(row.get("train_loss"), float) and len(row["row_norms"]) == num_classes
 
 
 def _of_decays(stage1_runs: list[Run]) -> list[Drawing]:

@@ -6,6 +6,7 @@ A run is finished when `model.safetensors` exists; it is written last.
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import time
@@ -19,6 +20,9 @@ from wbcli import locks
 from wbcli.config import Config, from_dict
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+MAX_JSON_BYTES = 2**26  # the lists of a million broken files are half of it
+YEAR_3000 = 32503680000  # seconds since 1970
+GROUPS = ("all", "many", "medium", "few")
 STATES = {  # what the two checkpoints hold, and of which type
     "checkpoint.pt": {
         "settings": dict,
@@ -90,8 +94,11 @@ class Run:
         return (self.path / "checkpoint.pt").is_file()
 
     def record(self) -> dict[str, Any]:
-        """config.json: the settings, and what they ran on."""
-        return read_json(self.path / "config.json")
+        """config.json: the settings, and what they ran on; `created` is 0 where it is no time."""
+        record = read_json(self.path / "config.json")
+        if not (_is_number(record.get("created")) and 0 <= record["created"] < YEAR_3000):
+            record["created"] = 0
+        return record
 
     def config(self) -> Config:
         try:
@@ -101,7 +108,12 @@ class Run:
 
     def class_names(self) -> list[str] | None:
         """As they were when it trained; None for a run that did not record them."""
-        return self.record().get("class_names")
+        names = self.record().get("class_names")
+        if names is not None and not (
+            isinstance(names, list) and all(isinstance(name, str) for name in names)
+        ):
+            raise ValueError(f"run {self.name}: class_names of config.json is no list of texts")
+        return names
 
     def write_temperature(self, checkpoint: str, tta: bool, temperature: float | None) -> None:
         """Keep what was fitted on validation images, for `predict` (None: there is no minimum)."""
@@ -113,21 +125,26 @@ class Run:
         path = self.path / "temperature.json"
         found = read_json(path) if path.is_file() else {}
         same = found.get("checkpoint") == checkpoint and found.get("tta") == tta
-        return found if same and "temperature" in found else None
+        if not same or "temperature" not in found:
+            return None
+        value = found["temperature"]
+        if value is not None and not (_is_number(value) and value > 0):
+            raise ValueError(
+                f"{path}: expected a temperature above 0 or null; delete the file, and wbcli eval "
+                f"{self.name} fits it again"
+            )
+        return found
 
     def metrics(self) -> list[dict[str, Any]]:
         """A dict for each finished epoch, up to the first torn or damaged line."""
         path = self.path / "metrics.jsonl"
         rows = []
-        for line in path.read_text().splitlines() if path.is_file() else []:
+        for line in path.read_bytes().splitlines() if path.is_file() else []:
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 break
-            if (
-                not isinstance(row, dict)
-                or not {"epoch", "seconds", "accuracy", "row_norms"} <= row.keys()
-            ):
+            if not _is_epoch(row):
                 break
             rows.append(row)
         return rows
@@ -327,8 +344,8 @@ def all_runs(runs_dir: Path, on_damage: Callable[[str], None] = lambda what: Non
         run = Run(path.parent)
         try:
             run.config()
-            found.append((run.record().get("created", 0), run.name, run))
-        except ValueError as error:
+            found.append((run.record()["created"], run.name, run))
+        except (ValueError, OSError) as error:
             on_damage(str(error))
     return [run for _, _, run in sorted(found, key=lambda entry: entry[:2])]
 
@@ -393,13 +410,54 @@ def changes(run: Run, config: Config) -> list[str]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file, which anyone may have edited.
+
+    Raises:
+        ValueError: it is no JSON, no object, or longer than MAX_JSON_BYTES.
+    """
+    with path.open("rb") as file:
+        text = file.read(MAX_JSON_BYTES + 1)
+    if len(text) > MAX_JSON_BYTES:
+        raise ValueError(f"{path} is too long: expected at most {MAX_JSON_BYTES >> 20} MiB of JSON")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(text.decode("utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
+    except RecursionError:
+        raise ValueError(f"{path} is not valid JSON for wbcli: it is nested too deeply") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a JSON object, got {type(content).__name__}")
     return content
+
+
+def _is_epoch(row: Any) -> bool:
+    """Whether a line of metrics.jsonl has what its readers need, each of its type."""
+    return (
+        isinstance(row, dict)
+        and isinstance(row.get("epoch"), int)
+        and _is_number(row["epoch"])
+        and row["epoch"] >= 1
+        and _is_number(row.get("seconds"))
+        and "accuracy" in row
+        and all(_are_accuracies(row.get(key)) for key in ("accuracy", "val_accuracy"))
+        and isinstance(row.get("row_norms"), list)
+        and all(isinstance(norm, float) or _is_number(norm) for norm in row["row_norms"])
+    )
+
+
+def _are_accuracies(value: Any) -> bool:
+    """Of the four groups, each a number or None; None or {} in an epoch that was not measured."""
+    if not isinstance(value, dict):
+        return value is None
+    known = not value or value.keys() >= set(GROUPS)
+    return known and all(v is None or _is_number(v) for v in value.values())
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value of a JSON file is a finite number that a float can be."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return value.bit_length() < 1024 if isinstance(value, int) else math.isfinite(value)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

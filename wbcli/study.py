@@ -131,7 +131,7 @@ def run_table(
     results = []
     for index, (row, paper) in enumerate(rows):
         last = [last_epoch(runs[index, seed]) for seed in seeds]
-        clipped = [epoch["clipped_fraction"] for epoch in last]
+        clipped = [epoch.get("clipped_fraction") for epoch in last]
         results.append(
             {
                 "name": row.name,

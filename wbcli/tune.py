@@ -11,8 +11,9 @@ import optuna
 import torch
 from optuna.distributions import BaseDistribution
 
-from wbcli import data, features, figures, heads, runs, stages
+from wbcli import config, data, features, figures, heads, runs, stages
 from wbcli.config import Config
+from wbcli.lab import last_epoch
 from wbcli.search import How, outcome, run_search, save
 
 VIEWS = 10  # cached views of the training images, at most
@@ -39,7 +40,7 @@ def _train_trial(
     reported = set()  # a trial that was pruned once is trained again from its start
 
     def report(row: dict[str, Any]) -> None:
-        if row["accuracy"] and row["epoch"] not in reported:
+        if row.get(key) and row["epoch"] not in reported:
             reported.add(row["epoch"])
             trial.report(row[key]["all"], row["epoch"])
 
@@ -61,7 +62,7 @@ def _train_trial(
     except (optuna.TrialPruned, ArithmeticError):
         (run.path / "checkpoint.pt").unlink(missing_ok=True)
         return None
-    return run.metrics()[-1][key]["all"]
+    return last_epoch(run, key)[key]["all"]
 
 
 def tune_stage1(
@@ -169,12 +170,21 @@ def middle_best(accuracies: list[float]) -> int:
     return equals[len(equals) // 2]
 
 
-def latest(studies: Path, stage: str, reference: str, parent: Config) -> dict[str, Any]:
+def latest(
+    studies: Path,
+    stage: str,
+    reference: str,
+    parent: Config,
+    on_damage: Callable[[str], None] = lambda what: None,
+) -> dict[str, Any]:
     """What the newest search of that stage found for this parent run.
+
+    A search whose outcome is torn or edited has none until its command is repeated.
 
     Args:
         reference: what a child calls the parent.
         parent: its settings: a run of another training under the same name is another run.
+        on_damage: told which outcome is left out, and why.
 
     Raises:
         ValueError: there is none.
@@ -184,13 +194,31 @@ def latest(studies: Path, stage: str, reference: str, parent: Config) -> dict[st
     for path in studies.glob(f"tune-{stage}-*/result.json"):
         try:
             result = runs.read_json(path)
-        except ValueError:  # torn: that search has no outcome until its command is repeated
-            continue
-        same = result.get("settings", {}).get("parent") == reference
-        if same and result.get("origin") == wanted and "best" in result:
-            found.append((path.stat().st_mtime_ns, result))
+            if "best" not in result or result.get("origin") != wanted:
+                continue
+            if _checked(result).parent == reference:
+                found.append((path.stat().st_mtime_ns, result))
+        except (ValueError, OSError) as error:
+            on_damage(f"{path}: {error}")
     if not found:
         raise ValueError(
             f"nothing was tuned for {reference}: search first with wbcli tune {stage} {reference}"
         )
     return max(found, key=lambda entry: entry[0])[1]
+
+
+def _checked(result: dict[str, Any]) -> Config:
+    """The settings of an outcome.
+
+    Raises:
+        ValueError: something in it has another type than `search.save` gave it.
+    """
+    settings = config.from_dict(result.get("settings"))
+    best = result["best"]
+    if not (isinstance(best, dict) and isinstance(best.get("params"), dict)):
+        raise ValueError("best has no params")
+    if result.get("selected_on") not in config.CHOICES["selected_on"]:
+        raise ValueError("selected_on is neither val nor test")
+    if settings.selected_on is None:
+        raise ValueError("its settings do not say on what they were selected")
+    return settings
