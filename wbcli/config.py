@@ -275,6 +275,8 @@ def from_dict(values: Any) -> Config:
 def resolve_stage1(options: dict[str, Any]) -> Config:
     """Fill what was not given from the recipe's defaults for this data set."""
     options = _given(options)
+    if not options["dataset"]:
+        raise ValueError("expected the name of a data set, or a folder, got ''")
     options["dataset"], options["data_dir"] = sources.locate(
         options["dataset"], options["data_dir"]
     )

@@ -8,6 +8,8 @@ import click
 from wbcli import config, console
 from wbcli.cli.options import (
     Command,
+    Count,
+    FiniteRange,
     everywhere,
     json_option,
     load,
@@ -16,6 +18,7 @@ from wbcli.cli.options import (
 )
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
+MAX_ELEMENTS = 2**30  # of a weight
 COLUMNS = ("shape", "clipped", "cache", "name")
 
 
@@ -28,7 +31,10 @@ class Shape(click.ParamType):
         match = re.fullmatch(r"(\d{1,9})[x×](\d{1,9})", value)
         if not match or not all(int(size) > 0 for size in match.groups()):
             self.fail(f"expected rows x columns, such as 8142x2048, got {value!r}", param, ctx)
-        return int(match[1]), int(match[2])
+        shape = int(match[1]), int(match[2])
+        if shape[0] * shape[1] > MAX_ELEMENTS:
+            self.fail(f"expected at most {MAX_ELEMENTS} elements, got {value!r}", param, ctx)
+        return shape
 
 
 def bench_options(command):
@@ -49,10 +55,10 @@ def bench_options(command):
             multiple=True,
             help="Flushed before every call, or not.  [default: both]",
         ),
-        click.option("--rounds", type=click.IntRange(2), default=50, show_default=True),
+        click.option("--rounds", type=Count(2), default=50, show_default=True),
         click.option(
             "--seconds",
-            type=click.FloatRange(0, min_open=True),
+            type=FiniteRange(0, min_open=True),
             default=10.0,
             show_default=True,
             help="A case ends early after so long.",
@@ -116,15 +122,15 @@ def step_command(**options):
 
 @bench_command.command("tune", cls=Command, group="bench")
 @click.option("--shape", "shapes", type=Shape(), multiple=True, help="Repeat for several.")
-@click.option("--heads", type=click.IntRange(1), default=64, show_default=True)
+@click.option("--heads", type=Count(1, most=4096), default=64, show_default=True)
 @click.option(
     "--steps",
-    type=click.IntRange(1),
+    type=Count(1),
     default=10,
     show_default=True,
     help="Steps of a training, of 64 images each.",
 )
-@click.option("--rounds", type=click.IntRange(2), default=20, show_default=True)
+@click.option("--rounds", type=Count(2), default=20, show_default=True)
 @json_option
 @everywhere
 def tune_command(shapes, heads, steps, rounds, as_json, device, **unused):
@@ -173,13 +179,13 @@ def tune_command(shapes, heads, steps, rounds, as_json, device, **unused):
 )
 @click.option("--arch", type=click.Choice(config.ARCHS), default="resnet20", show_default=True)
 @click.option("--image-size", type=int, help="On disk.  [default: 224]")
-@click.option("--images", type=click.IntRange(2), default=2048, help="On disk.  [default: 2048]")
-@click.option("--batch-size", type=click.IntRange(2), default=64, show_default=True)
-@click.option("--steps", type=click.IntRange(1), default=20, help="Of a round.  [default: 20]")
-@click.option("--rounds", type=click.IntRange(2), default=8, show_default=True)
+@click.option("--images", type=Count(2, most=10**7), default=2048, help="On disk.  [default: 2048]")
+@click.option("--batch-size", type=Count(2), default=64, show_default=True)
+@click.option("--steps", type=Count(1), default=20, help="Of a round.  [default: 20]")
+@click.option("--rounds", type=Count(2), default=8, show_default=True)
 @click.option(
     "--accuracy",
-    type=click.FloatRange(0, 100),
+    type=FiniteRange(0, 100),
     metavar="PERCENT",
     help="Time the training until the test accuracy is so high, instead.",
 )
@@ -289,7 +295,7 @@ def _bench_loading(settings: config.Config, device, options: dict) -> tuple:
 @click.option("--shape", type=Shape(), default=(8142, 2048), help="[default: 8142x2048]")
 @click.option(
     "--images",
-    type=click.IntRange(64),
+    type=Count(64, most=10**8),
     default=24426,
     show_default=True,
     help="The largest of three counts: a quarter of it, half of it, and all.",

@@ -1,5 +1,6 @@
 """Options that several commands share, and how every command reads the environment."""
 
+import math
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
@@ -42,6 +43,42 @@ class RelativeThreshold(click.ParamType):
             self.fail(f"expected a number in [0, 1] or 'none', got {value!r}", param, ctx)
 
 
+class Count(click.IntRange):
+    """An integer from `least` to `most`: more can only be a mistake, and would fill the memory."""
+
+    def __init__(self, least: int, most: int = 10**5):
+        super().__init__(least)
+        self.most = most
+
+    def convert(self, value, param, ctx):
+        number = super().convert(value, param, ctx)
+        if number > self.most:
+            self.fail(f"expected at most {self.most}, got {number}", param, ctx)
+        return number
+
+
+class FiniteRange(click.FloatRange):
+    """Numbers of a range; neither nan, which no comparison refuses, nor inf."""
+
+    def convert(self, value, param, ctx):
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"expected a finite number, got {number}", param, ctx)
+        return number
+
+
+class NamedPath(click.Path):
+    """A path that has a name: '' comes from a shell variable that is not set."""
+
+    def __init__(self):
+        super().__init__(path_type=Path)
+
+    def convert(self, value, param, ctx):
+        if value == "":
+            self.fail("expected the name of a file or folder, got ''", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def everywhere(command: Callable) -> Callable:
     """The options that stand after every command."""
     options = [
@@ -52,20 +89,21 @@ def everywhere(command: Callable) -> Callable:
         ),
         click.option(
             "--data-dir",
-            type=click.Path(path_type=Path),
+            type=NamedPath(),
             envvar="WBCLI_DATA",
             help="Folder with the data set's files.  [default: data, or the run's]",
         ),
         click.option(
             "--runs-dir",
-            type=click.Path(path_type=Path),
+            type=NamedPath(),
             envvar="WBCLI_RUNS",
             default="runs",
+            callback=_refuse_a_file,
             show_default=True,
         ),
         click.option(
             "--workers",
-            type=click.IntRange(0),
+            type=Count(0, most=1024),
             expose_value=False,
             callback=_set_workers,
             help="Processes that decode pictures on disk.  [default: one for each CPU]",
@@ -371,6 +409,12 @@ def on_device(name: str, options: dict, data_dir: Path | None) -> tuple:
     if data_dir is not None:
         options["data_dir"] = str(data_dir.resolve())
     return device, options
+
+
+def _refuse_a_file(ctx, param, folder: Path) -> Path:
+    if folder.is_file():
+        raise click.UsageError(f"--runs-dir {folder}: expected a folder, this is a file", ctx)
+    return folder
 
 
 def _set_workers(ctx, param, count: int | None) -> None:

@@ -7,6 +7,7 @@ import click
 from wbcli import console
 from wbcli.cli.options import (
     Command,
+    NamedPath,
     everywhere,
     find_runs,
     json_option,
@@ -20,7 +21,7 @@ from wbcli.cli.options import (
 @click.argument("names", metavar="[RUN]...", nargs=-1)
 @click.option(
     "--output",
-    type=click.Path(path_type=Path),
+    type=NamedPath(),
     help="Folder for report.html and figures/.  [default: the first run's]",
 )
 @json_option

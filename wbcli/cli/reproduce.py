@@ -9,6 +9,7 @@ import click
 from wbcli import config, console, runs
 from wbcli.cli.options import (
     Command,
+    Count,
     data_options,
     everywhere,
     json_option,
@@ -19,7 +20,6 @@ from wbcli.cli.options import (
     setting_options,
     wrong_usage,
 )
-from wbcli.data import sources
 
 STUDIES = ("ablation", "imbalance", "large-scale", "wd-sweep", "norms", "weights2d")
 DRAWN = ("wd-sweep", "norms", "weights2d")  # studies with a figure
@@ -30,17 +30,17 @@ GROUPS = ("many", "medium", "few", "all")
 @click.command("reproduce", cls=Command)
 @click.argument("study", type=click.Choice(STUDIES), default="ablation")
 @click.option("--dataset", help="[default: digitslt; large-scale: imagenetlt]")
-@click.option("--seeds", type=click.IntRange(1), help="Train with so many seeds.  [default: 3]")
+@click.option("--seeds", type=Count(1, most=1000), help="Train with so many seeds.  [default: 3]")
 @click.option(
     "--search",
     "trials",
-    type=click.IntRange(1),
+    type=Count(1),
     metavar="N",
     help="First find each row's values, with N trials on --val-per-class images.",
 )
 @click.option(
     "--search-layers",
-    type=click.IntRange(1),
+    type=Count(1),
     default=5,
     show_default=True,
     help="Search rows of at most so many layers; those of more take the values of one.",
@@ -114,15 +114,15 @@ def _open_lab(study: str, studies: Path, options: dict) -> tuple:
 
     _refuse_what_is_settled(study, options)
     device, options = on_device(options.pop("device"), options, options["data_dir"] or Path("data"))
-    options["dataset"], options["data_dir"] = sources.locate(
-        options["dataset"] or ("imagenetlt" if study == "large-scale" else "digitslt"),
-        options["data_dir"],
-    )
+    if options["dataset"] is None:
+        options["dataset"] = "imagenetlt" if study == "large-scale" else "digitslt"
     seed, count = options.pop("seed"), options.pop("seeds")
     first = seed or 0
     seeds = list(range(first, first + (count or (3 if seed is None else 1))))
     trials, layers = options.pop("trials"), options.pop("search_layers")
-    config.resolve_stage1(options | {"seed": first})
+    for seed in (seeds[-1], first):
+        settings = config.resolve_stage1(options | {"seed": seed})
+    options |= {key: getattr(settings, key) for key in ("dataset", "data_dir")}
     budget = None
     if trials:
         if not options["val_per_class"]:

@@ -11,6 +11,7 @@ import click
 from wbcli import config, console
 from wbcli.cli.options import (
     Command,
+    Count,
     data_options,
     everywhere,
     find_parent,
@@ -43,7 +44,7 @@ def search_options(stage: str, trials: int, round_size: int) -> Callable:
     names, default = SEARCHED[stage]
     in_ranges = [name for name in names if name not in CHOICES]
     options = [
-        click.option("--trials", type=click.IntRange(1), default=trials, show_default=True),
+        click.option("--trials", type=Count(1), default=trials, show_default=True),
         click.option(
             "--search",
             "names",
@@ -68,7 +69,7 @@ def search_options(stage: str, trials: int, round_size: int) -> Callable:
         click.option(
             "--round",
             "round_size",
-            type=click.IntRange(1),
+            type=Count(1),
             default=round_size,
             show_default=True,
             help="Candidates that are asked for at a time.",
@@ -195,7 +196,7 @@ def stage2_command(run, as_json, device, data_dir, runs_dir, **options):
 
 @tune_command.command("normalize", cls=Command, group="tune")
 @click.argument("run", required=False)
-@click.option("--trials", type=click.IntRange(1), default=61, show_default=True)
+@click.option("--trials", type=Count(1), default=61, show_default=True)
 @select_option
 @json_option
 @everywhere
@@ -230,6 +231,8 @@ def _how(options: dict):
     def say(done: int, best: float | None) -> None:
         console.say(f"{counted(done, 'trial')}, best accuracy {console.format_cell(best)}")
 
+    if options["storage"] == "":
+        raise ValueError("--storage: expected the URL of an Optuna storage, got ''")
     keys = ("trials", "round_size", "sampler", "select", "storage")
     if options["sampler"] == "gp" and find_spec("scipy") is None:
         raise click.ClickException("--sampler gp needs scipy: pip install scipy")

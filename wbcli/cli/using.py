@@ -2,13 +2,13 @@
 
 import csv
 import sys
-from pathlib import Path
 
 import click
 
 from wbcli import console, runs
 from wbcli.cli.options import (
     Command,
+    NamedPath,
     everywhere,
     find_runs,
     json_option,
@@ -21,7 +21,7 @@ from wbcli.words import counted
 
 @click.command("predict", cls=Command)
 @click.argument("run")
-@click.argument("given", metavar="FILE|FOLDER...", nargs=-1, required=True, type=Path)
+@click.argument("given", metavar="FILE|FOLDER...", nargs=-1, required=True, type=NamedPath())
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Classes shown.")
 @json_option
 @click.option("--csv", "as_csv", is_flag=True, help="Print a CSV line for each picture and class.")
@@ -98,7 +98,7 @@ def _print_predictions(images: list[dict], as_csv: bool) -> None:
 )
 @click.option(
     "--output",
-    type=click.Path(path_type=Path),
+    type=NamedPath(),
     metavar="FILE",
     help="[default: export.onnx, .pt2 or .safetensors in the run's folder]",
 )
