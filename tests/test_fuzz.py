@@ -276,6 +276,12 @@ HOSTILE = {  # attack: (pickle, what the error says)
     "buffer from elsewhere": (b"\x97.", r"its instruction b'\x97' has no place"),
     "os.system": (b"cos\nsystem\nU\4true\x85R.", "it asks for os.system"),
     "builtins.eval": (b"cbuiltins\neval\n.", "it asks for builtins.eval"),
+    "terminal codes": (b"ca\x1b[2J\nb\n.", r"it asks for a\x1b[2J.b"),
+    "dtype of a number": (b"cnumpy\ndtype\nK\1\x85R.", "a int instead of text"),
+    "bytes of gigabytes": (
+        b"c__builtin__\nbytes\nJ\0\0\0\x7f\x85R.",
+        "takes 0 positional arguments",
+    ),
     "attribute of an attribute": (
         b"\x8c\5numpy\x8c\x0edtype.__init__\x93.",
         "it asks for numpy.dtype.__init__",

@@ -106,6 +106,32 @@ def test_cifar_batches_of_every_pickle_protocol(tmp_path, protocol):
     assert read_labels.tolist() == labels
 
 
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("dtype", ["u1", "<i4", ">i8", "<f4"])
+def test_arrays_keep_type_byte_order_and_layout(tmp_path, protocol, dtype):
+    plain = np.arange(24).reshape(2, 3, 4).astype(dtype)
+    written = {"c": plain, "f": np.asfortranarray(plain), "none": plain[:0]}
+    (tmp_path / "a").write_bytes(pickle.dumps(written, protocol))
+    read = readers.read_pickle(tmp_path / "a")
+    for name, array in written.items():
+        assert read[name].dtype == array.dtype
+        np.testing.assert_array_equal(read[name], array)
+
+
+def test_a_batch_that_python_2_wrote(tmp_path):
+    """Protocol 2, where text is bytes: the form of the published files."""
+    pixels = bytes(range(256)) * 12
+    array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85U\1b\x87R"
+    state = b"(K\1K\1M\0\x0c\x86cnumpy\ndtype\nU\2u1K\0K\1\x87R(K\3U\1|NNNJ\xff\xff\xff\xff"
+    state += b"J\xff\xff\xff\xffK\0tb\x89T" + struct.pack("<i", len(pixels)) + pixels + b"tb"
+    (tmp_path / "a").write_bytes(
+        b"\x80\2}q\1(U\4dataq\2" + array + state + b"U\6labelsq\3]q\4K\7au."
+    )
+    images, labels = read_batch(tmp_path / "a")
+    assert images.tobytes() == pixels
+    assert labels.tolist() == [7]
+
+
 @pytest.mark.parametrize(
     "labels", [np.array([1, 0]), list(np.array([1, 0]))], ids=["array", "list"]
 )

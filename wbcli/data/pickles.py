@@ -83,8 +83,15 @@ def _scalar(dtype: _Dtype, data: bytes) -> int | float:
     return dtype.array(data).item()  # of one number only
 
 
+def _no_bytes() -> bytes:
+    """How protocols before 3 write b""."""
+    return b""
+
+
 def _as_text(value: str | bytes) -> str:
-    return value.decode("ascii") if isinstance(value, bytes) else str.__str__(value)
+    if type(value) not in (str, bytes):
+        raise ValueError(f"a {type(value).__name__} instead of text")
+    return value.decode("ascii") if type(value) is bytes else value
 
 
 class _Machine:
@@ -180,7 +187,7 @@ class _Machine:
                 raise ValueError("a dict key that is no text")
             self.stack[-1][key] = value
 
-    def dict(self) -> None:
+    def make_dict(self) -> None:
         items = self.since_mark()
         self.stack.append(self.contain({}))
         self.fill(items)
@@ -200,9 +207,11 @@ class _Machine:
             ("numpy.core.multiarray", "scalar"): _scalar,
             ("numpy.core.numeric", "_frombuffer"): self.frombuffer,
             ("_codecs", "encode"): self.encode,
+            ("__builtin__", "bytes"): _no_bytes,
         }
         if (module, name) not in found:
-            raise ValueError(f"it asks for {module}.{name}"[:200])
+            wanted = f"{module[:80]}.{name[:80]}".encode("unicode_escape").decode()
+            raise ValueError(f"it asks for {wanted}")
         return found[module, name]
 
     def reconstruct(self, *_) -> _Array:
@@ -325,7 +334,7 @@ ACTIONS = _of(
         pickle.MEMOIZE: lambda m: m.remember(len(m.memo)),
         pickle.APPEND: lambda m: m.extend([m.stack.pop()]),
         pickle.APPENDS: lambda m: m.extend(m.since_mark()),
-        pickle.DICT: _Machine.dict,
+        pickle.DICT: _Machine.make_dict,
         pickle.SETITEM: lambda m: m.fill(list(_tuple(2)(m))),
         pickle.SETITEMS: lambda m: m.fill(m.since_mark()),
         pickle.BUILD: _Machine.build,
