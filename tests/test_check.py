@@ -271,3 +271,11 @@ def test_ctrl_c_ends_a_check_in_one_line_and_leaves_no_process(wbcli, monkeypatc
     assert (result.code, result.out, result.err.strip()) == (130, "", "Interrupted.")
     gc.collect()
     assert multiprocessing.active_children() == []
+
+
+def test_a_pipe_among_the_pictures_is_a_problem_and_blocks_nothing(wbcli):
+    write_folder(Path("own"), {"a": 2, "b": 2})
+    os.mkfifo("own/train/a/pipe.jpg")
+    result = wbcli("data", "check", "own", "--data-dir", ".", "--json")
+    assert result.code != 0
+    assert "train/a/pipe.jpg: expected a regular file, got a folder, pipe" in result.out
