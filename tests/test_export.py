@@ -82,7 +82,7 @@ def test_a_run_of_the_released_recipe_is_exported_with_its_mirror_images(wbcli, 
     )
     images = LOPSIDED.to(torch.uint8)
     _, logits = getattr(export, f"_read_{form}")(path)
-    network = runs.Run(path.parent).network(10, "best").eval()
+    network = runs.Run(path.parent).network([str(k) for k in range(10)], "best").eval()
     x = (images / 255 - 0.305) / 0.376
     with torch.no_grad():
         plain, mirrored = network(x), network(x.flip(3))

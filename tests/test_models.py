@@ -283,7 +283,10 @@ def test_damaged_weights_are_refused_or_read_whatever_byte_it_is(tmp_path, kind)
 
 def test_init_of_what_is_no_file_does_not_wait_for_one(tmp_path):
     os.mkfifo(tmp_path / "pipe.pt")
-    assert refusal(tmp_path / "pipe.pt") == EXPECTED + "it is not a regular file"
+    assert (
+        refusal(tmp_path / "pipe.pt")
+        == EXPECTED + "expected a regular file, got a folder, pipe, socket or device"
+    )
 
 
 def test_a_file_that_cannot_be_taken_leaves_no_run(wbcli, tmp_path):

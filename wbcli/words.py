@@ -5,7 +5,7 @@ def counted(count: int, noun: str) -> str:
     """1 file, 2 files, 1 class, 2 classes: `noun` in the number that fits."""
     if count == 1:
         return f"1 {noun}"
-    return f"{count} {noun}" + ("es" if noun.endswith(("s", "ch", "x")) else "s")
+    return f"{count} {noun}" + ("es" if noun.endswith(("s", "x", "tch")) else "s")
 
 
 def has(count: int) -> str:

@@ -287,7 +287,7 @@ def _tuned(runs_dir: Path, reference: str, parent: Config, options: dict) -> dic
     """What was tuned for this parent run, under what was given here."""
     from wbcli import tune
 
-    found = tune.latest(runs_dir / "studies", "stage2", reference, parent)
+    found = tune.latest(runs_dir / "studies", "stage2", reference, parent, console.warn)
     given = {key: value for key, value in options.items() if value is not None}
     tuned = config.stage2_options(config.from_dict(found["settings"]), given)
     console.say(
