@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from wbcli import config, locks, runs, stages
+from wbcli import config, locks, runs, training
 
 RUNS = Path("runs")
 TRAIN = ("stage1", "digitslt", "--epochs", "3", "--name", "it")
@@ -37,13 +37,13 @@ def files(folder: Path) -> dict[str, bytes]:
 def stopped(wbcli, monkeypatch) -> Path:
     """A run of three epochs that was stopped after the first."""
 
-    def interrupt(training):
-        save(training)
+    def interrupt(self):
+        save(self)
         raise KeyboardInterrupt
 
-    save = stages._Training._note_saved
+    save = training.Training._note_saved
     with monkeypatch.context() as patch:
-        patch.setattr(stages._Training, "_note_saved", interrupt)
+        patch.setattr(training.Training, "_note_saved", interrupt)
         assert wbcli(*TRAIN).code == 130
     return RUNS / "it"
 
@@ -118,7 +118,7 @@ def test_a_training_whose_disk_is_full_says_so_and_keeps_its_last_epoch(
 ):
     before = (stopped / "checkpoint.pt").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(stages._Training, "begin", lambda training: fail_after(patch, 1000))
+        patch.setattr(training.Training, "begin", lambda self: fail_after(patch, 1000))
         result = wbcli(*TRAIN, "--resume")
     assert (result.code, result.out) == (1, "")
     assert result.err.splitlines()[-1] == (
@@ -273,7 +273,7 @@ def test_out_of_memory_says_what_to_lower(wbcli, monkeypatch, error, said):
     def fail(*args, **options):
         raise error
 
-    monkeypatch.setattr(stages, "fit", fail)
+    monkeypatch.setattr(training, "fit", fail)
     result = wbcli(*TRAIN)
     assert result.code == 1
     sentence = result.err.splitlines()[-1]

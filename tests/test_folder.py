@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from conftest import write_folder, write_pictures
-from wbcli import data, stages
+from wbcli import data, training
 from wbcli.data import check, folder, sources
 
 SPACED = "Große Katze"
@@ -246,7 +246,7 @@ def test_classes_that_have_changed_since_the_training_are_refused(wbcli, change,
 def test_pictures_that_were_added_are_noticed_when_a_run_goes_on(wbcli, monkeypatch):
     write_folder(Path("pets"), {"cat": 9, "dog": 7})
     with monkeypatch.context() as patch:
-        patch.setattr(stages._Training, "finish", _interrupt)
+        patch.setattr(training.Training, "finish", _interrupt)
         assert pets(wbcli).code == 130
     write_pictures(Path("pets"), ["train/dog/new.jpg"])
     result = pets(wbcli, "--resume")

@@ -57,6 +57,14 @@ def test_a_picture_is_described_by_its_list_and_line():
     assert described.describe(1) == "list.txt, line 2: a/1.jpg"
 
 
+def test_a_line_that_stands_twice_counts_twice():
+    """Published lists are taken as they are; `data check` warns of such pictures."""
+    listing = read("a/1.jpg 0\nb/2.jpg 1\na/1.jpg 0\n")
+    assert names(listing) == ["a/1.jpg", "b/2.jpg", "a/1.jpg"]
+    assert listing.pictures.describe(2) == "list.txt, line 3: a/1.jpg"
+    assert listing.problems == []
+
+
 NO_PAIR = "expected a path and a label with a space between them, got "
 
 
@@ -78,7 +86,7 @@ NO_PAIR = "expected a path and a label with a space between them, got "
         ("a\0.jpg 1", r"a\x00.jpg cannot name a file"),
         ("b/" * 2048 + "a 1", "b/" * 40 + " cannot name a file"),
         ("a" * 20_000 + " 1", NO_PAIR + "a" * 80),
-        ("a/1.jpg 1", "a/1.jpg stands in line 1 too; delete one of them"),
+        ("a/1.jpg 1", "a/1.jpg has the label 0 in line 1"),
     ],
     ids=lambda value: value[:20],
 )
@@ -166,7 +174,7 @@ def test_ids_that_do_not_match_are_named(images, annotations, problem):
         ("d.jpg", [[1]], "expected a whole number as category_id, got a list"),
         ([["d.jpg"]], 1, "expected text as file_name, got a list"),
         (None, 1, "expected text as file_name, got a NoneType"),
-        ("c/3.jpg", 1, "c/3.jpg is the file of image 7 too"),
+        ("c/3.jpg", 1, "c/3.jpg is the file of image 7, of another label"),
     ],
     ids=str,
 )

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import strategies as st
 
-from wbcli import cli, runs
+from wbcli import cli, runs, storage
 
 EXAMPLES = int(os.environ.get("WBCLI_FUZZ", "40"))
 SHORT = ("--epochs", "1", "--batch-size", "64", "-q")
@@ -307,7 +307,7 @@ def words(line: str) -> list[str]:
 
 
 NOTED = [  # mistakes that are found after a note or a warning was printed
-    ("predict first file", 1, "1 of 1 files are no whole pictures", 1),
+    ("predict first file", 1, "1 of 1 file is no whole picture", 1),
     ("stage1 cifar100lt --data-dir file", 1, "expected a folder, this is a file", 1),
     ("stage2 first --name first", 2, "run 'first' exists in runs", 1),
 ]
@@ -412,8 +412,8 @@ def test_a_damaged_run_is_left_out_of_the_list_with_a_warning(wbcli, here, text)
 
 
 def test_a_config_that_is_too_long_is_not_read(here, monkeypatch):
-    monkeypatch.setattr(runs, "MAX_JSON_BYTES", 10)
-    with pytest.raises(ValueError, match=r"config\.json is too long: expected at most 0 MiB"):
+    monkeypatch.setattr(storage, "MAX_JSON_BYTES", 10)
+    with pytest.raises(ValueError, match=r"config\.json: expected at most "):
         runs.Run(Path("runs/first")).config()
 
 

@@ -15,7 +15,7 @@ pytest.importorskip("matplotlib")
 import torch
 
 from test_figures import large, model
-from wbcli import cli, evaluate, figures, page, report, runs
+from wbcli import cli, evaluate, figures, page, report, runs, storage
 
 SHORT = ("--epochs", "2", "--batch-size", "64")
 ALONE = {
@@ -172,14 +172,14 @@ def test_decay_curves_take_the_runs_that_differ_in_wd_alone(runs_dir):
     expected = [("as wd", [(0.0, accuracies[0]), (5e-3, accuracies[1])])]
     assert report.decay_curves([wd, naive]) == (expected, "test")
     config = naive.record()
-    runs.write_json(naive.path / "config.json", config | {"seed": 1})
+    storage.write_json(naive.path / "config.json", config | {"seed": 1})
     assert report.decay_curves([wd, naive]) == ([], "val")
 
 
 def test_decay_curves_take_runs_that_were_measured_more_or_less_often(runs_dir):
     naive = runs.Run(runs_dir / "naive")
     curves, _ = report.decay_curves([naive])
-    runs.write_json(naive.path / "config.json", naive.record() | {"eval_every": 7})
+    storage.write_json(naive.path / "config.json", naive.record() | {"eval_every": 7})
     again, _ = report.decay_curves([naive])
     assert len(curves) == 1 and again[0][1] == curves[0][1]
 
@@ -288,7 +288,7 @@ def test_what_cannot_be_reported_is_wrong_usage(wbcli, runs_dir):
     assert taken.code == 2
     assert "--output taken: expected a folder, this is a file" in taken.err
     record = runs.Run(runs_dir / "wd").record()
-    runs.write_json(runs_dir / "wd" / "config.json", record | {"dataset": "cifar10lt"})
+    storage.write_json(runs_dir / "wd" / "config.json", record | {"dataset": "cifar10lt"})
     mixed = wbcli("report", "naive", "wd")
     assert mixed.code == 2
     assert (

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from wbcli import config, runs
+from wbcli import config, runs, storage
 
 RUNS = Path("runs")
 
@@ -20,7 +20,7 @@ def made(name: str | None = None, finished: bool = True, created: float | None =
     run = runs.create(RUNS, settings(**options), name)
     run.write_record(settings(**options), {"device": "cpu"})
     if created is not None:
-        runs.write_json(run.path / "config.json", run.record() | {"created": created})
+        storage.write_json(run.path / "config.json", run.record() | {"created": created})
     if finished:
         run.save_weights({"w": torch.ones(2)})
     return run
@@ -98,11 +98,11 @@ def test_a_resumed_run_stays_as_old_as_it_is():
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
-    with pytest.raises(OSError, match="disk full"), runs.replacing(path) as partial:
+    with pytest.raises(OSError, match="disk full"), storage.replacing(path) as partial:
         partial.write_text("half of the n")
         raise OSError("disk full")
     assert path.read_text() == "old"
-    with runs.replacing(path) as partial:
+    with storage.replacing(path) as partial:
         partial.write_text("new")
     assert path.read_text() == "new"
     assert os.listdir(tmp_path) == ["file"]

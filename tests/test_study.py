@@ -15,7 +15,7 @@ from torch import nn
 
 from test_lab import Journal, make_lab
 from test_train import equal
-from wbcli import data, models, presets, runs, study
+from wbcli import data, models, presets, runs, storage, study
 from wbcli.presets import Budget
 from wbcli.study import Row, mean_and_std
 
@@ -374,7 +374,7 @@ def search(rows: list[Row], seeds: list[int], budget: Budget, **options):
 def outcomes() -> dict[str, dict]:
     """result.json of every search, by the name of its folder but for the fingerprint."""
     paths = Path("runs/studies").glob("tune-*/result.json")
-    return {path.parent.name.rpartition("-")[0]: runs.read_json(path) for path in paths}
+    return {path.parent.name.rpartition("-")[0]: storage.read_json(path) for path in paths}
 
 
 def test_every_row_is_searched_with_the_same_budget(monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wbcli import config, data, extension, models, runs, stages
+from wbcli import config, data, epochs, extension, models, runs, stages
 from wbcli import train as train_module
 from wbcli.balance import relative_radius
 from wbcli.data.batches import draw_epoch
@@ -134,18 +134,18 @@ def timeless(run: runs.Run) -> list[dict]:
 def test_an_epoch_that_is_not_yet_measured_is_measured_when_the_run_goes_on(monkeypatch, options):
     settings = stage1(epochs=2, val_per_class=2, **options)
     whole, weights = train("whole", settings)
-    measure = stages._epoch_accuracies
+    measure = epochs.accuracies
 
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stages, "_epoch_accuracies", interrupt)
+    monkeypatch.setattr(epochs, "accuracies", interrupt)
     with pytest.raises(KeyboardInterrupt):
         train("stopped", settings)
     run = runs.Run(Path("runs") / "stopped")
     assert run.metrics() == []
     assert run.load_state("checkpoint.pt")["row"]["epoch"] == 1
-    monkeypatch.setattr(stages, "_epoch_accuracies", measure)
+    monkeypatch.setattr(epochs, "accuracies", measure)
     assert equal(weights, train("stopped", settings)[1])
     assert timeless(run) == timeless(whole)
     assert run.load_state("best.pt")["accuracy"] == whole.load_state("best.pt")["accuracy"]

@@ -26,7 +26,7 @@ from wbcli.data.loader import Normalise
 from wbcli.data.pictures import Pictures
 from wbcli.evaluate import logits_of
 from wbcli.predict import Model
-from wbcli.runs import replacing
+from wbcli.storage import replacing
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}
 TOLERANCE = 1e-4  # of the largest logit; float32 sums differ in their order

@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from wbcli import data, figures, runs
+from wbcli import data, figures, runs, storage
 from wbcli.evaluate import evaluate_run
 from wbcli.ops import row_norms
 from wbcli.page import Picture, render
@@ -249,7 +249,7 @@ def _write(chosen: list[Run], models: list[dict], drawings: list[Drawing], folde
         paths += [str(png), str(svg)]
         pictures.append(Picture(name, title, caption, svg.read_text(encoding="utf-8")))
     page = folder / "report.html"
-    with runs.replacing(page) as partial:
+    with storage.replacing(page) as partial:
         text = render(models, [run.record() for run in chosen], pictures)
         partial.write_text(text, encoding="utf-8")
     return {"runs": [run.name for run in chosen], "page": str(page), "figures": paths}

@@ -1,4 +1,4 @@
-"""Run directories: names, finding a run again, and files that are whole or not there.
+"""Run directories: names, finding a run again, and what is in its files.
 
 A run is finished when `model.safetensors` exists; it is written last.
 """
@@ -6,7 +6,6 @@ A run is finished when `model.safetensors` exists; it is written last.
 import hashlib
 import io
 import json
-import math
 import os
 import re
 import time
@@ -18,9 +17,11 @@ from typing import Any
 
 from wbcli import locks
 from wbcli.config import Config, from_dict
+from wbcli.data.readers import read_bytes
+from wbcli.storage import is_number, read_json, saying_what, write_file, write_json
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-MAX_JSON_BYTES = 2**26  # the lists of a million broken files are half of it
+MAX_METRICS_BYTES = 2**29  # 200 epochs of iNaturalist 2018 are a tenth of it
 YEAR_3000 = 32503680000  # seconds since 1970
 GROUPS = ("all", "many", "medium", "few")
 STATES = {  # what the two checkpoints hold, and of which type
@@ -96,7 +97,7 @@ class Run:
     def record(self) -> dict[str, Any]:
         """config.json: the settings, and what they ran on; `created` is 0 where it is no time."""
         record = read_json(self.path / "config.json")
-        if not (_is_number(record.get("created")) and 0 <= record["created"] < YEAR_3000):
+        if not (is_number(record.get("created")) and 0 <= record["created"] < YEAR_3000):
             record["created"] = 0
         return record
 
@@ -115,6 +116,15 @@ class Run:
             raise ValueError(f"run {self.name}: class_names of config.json is no list of texts")
         return names
 
+    def class_counts(self) -> list[int] | None:
+        """Images of each class on which it trained; None for a run that did not record them."""
+        counts = self.record().get("class_counts")
+        if counts is not None and not (
+            isinstance(counts, list) and all(type(count) is int for count in counts)
+        ):
+            raise ValueError(f"run {self.name}: class_counts of config.json is no list of counts")
+        return counts
+
     def write_temperature(self, checkpoint: str, tta: bool, temperature: float | None) -> None:
         """Keep what was fitted on validation images, for `predict` (None: there is no minimum)."""
         content = {"checkpoint": checkpoint, "tta": tta, "temperature": temperature}
@@ -128,7 +138,7 @@ class Run:
         if not same or "temperature" not in found:
             return None
         value = found["temperature"]
-        if value is not None and not (_is_number(value) and value > 0):
+        if value is not None and not (is_number(value) and value > 0):
             raise ValueError(
                 f"{path}: expected a temperature above 0 or null; delete the file, and wbcli eval "
                 f"{self.name} fits it again"
@@ -139,7 +149,7 @@ class Run:
         """A dict for each finished epoch, up to the first torn or damaged line."""
         path = self.path / "metrics.jsonl"
         rows = []
-        for line in path.read_bytes().splitlines() if path.is_file() else []:
+        for line in read_bytes(path, MAX_METRICS_BYTES).splitlines() if path.is_file() else []:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError):
@@ -409,39 +419,18 @@ def changes(run: Run, config: Config) -> list[str]:
     ]
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file, which anyone may have edited.
-
-    Raises:
-        ValueError: it is no JSON, no object, or longer than MAX_JSON_BYTES.
-    """
-    with path.open("rb") as file:
-        text = file.read(MAX_JSON_BYTES + 1)
-    if len(text) > MAX_JSON_BYTES:
-        raise ValueError(f"{path} is too long: expected at most {MAX_JSON_BYTES >> 20} MiB of JSON")
-    try:
-        content = json.loads(text.decode("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    except RecursionError:
-        raise ValueError(f"{path} is not valid JSON for wbcli: it is nested too deeply") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {type(content).__name__}")
-    return content
-
-
 def _is_epoch(row: Any) -> bool:
     """Whether a line of metrics.jsonl has what its readers need, each of its type."""
     return (
         isinstance(row, dict)
         and isinstance(row.get("epoch"), int)
-        and _is_number(row["epoch"])
+        and is_number(row["epoch"])
         and row["epoch"] >= 1
-        and _is_number(row.get("seconds"))
+        and is_number(row.get("seconds"))
         and "accuracy" in row
         and all(_are_accuracies(row.get(key)) for key in ("accuracy", "val_accuracy"))
         and isinstance(row.get("row_norms"), list)
-        and all(isinstance(norm, float) or _is_number(norm) for norm in row["row_norms"])
+        and all(isinstance(norm, float) or is_number(norm) for norm in row["row_norms"])
     )
 
 
@@ -450,54 +439,4 @@ def _are_accuracies(value: Any) -> bool:
     if not isinstance(value, dict):
         return value is None
     known = not value or value.keys() >= set(GROUPS)
-    return known and all(v is None or _is_number(v) for v in value.values())
-
-
-def _is_number(value: Any) -> bool:
-    """Whether a value of a JSON file is a finite number that a float can be."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return value.bit_length() < 1024 if isinstance(value, int) else math.isfinite(value)
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_file(path, text.encode("utf-8", "backslashreplace"))  # names of undecodable bytes
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """`replacing` for content that is in memory."""
-    with replacing(path) as partial:
-        partial.write_bytes(content)
-
-
-@contextmanager
-def saying_what(path: Path) -> Iterator[None]:
-    """Errors of writing that name the file: a full disk by itself does not."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OSError(error.errno, f"{reason}, while writing {path}") from error
-
-
-@contextmanager
-def replacing(path: Path):
-    """Yield a temporary path in the same folder; on success flush it to disk and rename it.
-
-    Whatever fails, `path` is as it was before or whole and new.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with saying_what(path):
-            yield partial
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
-            partial.replace(path)
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-    finally:
-        partial.unlink(missing_ok=True)
+    return known and all(v is None or is_number(v) for v in value.values())

@@ -16,7 +16,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 from sqlalchemy.engine import URL
 
-from wbcli import config, locks, runs
+from wbcli import config, locks, runs, storage
 from wbcli.config import Config
 
 RANGES: dict[str, dict[str, tuple[float, float]]] = {
@@ -219,5 +219,5 @@ def save(folder: Path, found: dict[str, Any], base: Config) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     settings = asdict(base) | found["best"]["params"]
     found |= {"path": str(folder), "settings": settings}
-    runs.write_json(folder / "result.json", found)
+    storage.write_json(folder / "result.json", found)
     return found

@@ -11,7 +11,7 @@ import optuna
 import torch
 from optuna.distributions import BaseDistribution
 
-from wbcli import config, data, features, figures, heads, runs, stages
+from wbcli import config, data, features, figures, heads, runs, stages, storage
 from wbcli.config import Config
 from wbcli.lab import last_epoch
 from wbcli.search import How, outcome, run_search, save
@@ -193,7 +193,7 @@ def latest(
     found = []
     for path in studies.glob(f"tune-{stage}-*/result.json"):
         try:
-            result = runs.read_json(path)
+            result = storage.read_json(path)
             if "best" not in result or result.get("origin") != wanted:
                 continue
             if _checked(result).parent == reference:

@@ -13,7 +13,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from wbcli.canvas import GREY, MAX_NAMES, PNG_DPI, by_count, new_figure, plain, styled
-from wbcli.runs import replacing
+from wbcli.storage import replacing
 
 ANIMATION_SECONDS = 8
 Variant = tuple[str, list[tuple[str, np.ndarray]]]  # (title, [(moment, rows [K, 2])])

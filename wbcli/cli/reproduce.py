@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from wbcli import config, console, runs
+from wbcli import config, console, runs, storage
 from wbcli.cli.options import (
     Command,
     Count,
@@ -81,7 +81,7 @@ def reproduce_command(study, as_json, runs_dir, **options):
     result = {"study": study, "dataset": dataset, "seeds": seeds}
     with kept_when_stopped():
         result |= _run(study, lab, seeds, budget, folder / "figures", data.class_counts)
-    runs.write_json(folder / "result.json", result)
+    storage.write_json(folder / "result.json", result)
     if as_json:
         console.print_json(result)
         return

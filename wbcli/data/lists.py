@@ -45,26 +45,26 @@ def read_list(path: Path, num_classes: int, root: Path) -> Listing:
     Raises:
         ValueError: nothing in it is such a line, or it is too large.
     """
-    names, labels, problems = [], [], []
-    line_of: dict[str, int] = {}
+    names, labels, lines, problems = [], [], [], []
+    first: dict[str, int] = {}  # name → its place in `names`
     for number, line in _lines(path):
         name, _, label = line.rstrip().rpartition(" ")
         name = name.strip()
         wrong = _wrong(name, label, num_classes, line)
-        if not wrong and name in line_of:
-            wrong = f"{printable(name)} stands in line {line_of[name]} too; delete one of them"
+        same = None if wrong else first.setdefault(name, len(names))
+        if same is not None and same < len(names) and labels[same] != int(label):
+            wrong = f"{printable(name)} has the label {labels[same]} in line {lines[same]}"
         if wrong:
             problems.append(Problem(f"{path.name}, line {number}: {wrong}"))
             _check_number_of(problems)
             continue
         names.append(name)
         labels.append(int(label))
-        line_of[name] = number
+        lines.append(number)
     if not names:
-        first = problems[0].text if problems else f"{path} is empty"
-        raise ValueError(f"{first}; expected lines of a path and a label")
-    lines = np.array(list(line_of.values()))
-    pictures = Pictures.of(root, names, listed_in=path.name, lines=lines)
+        why = problems[0].text if problems else f"{path} is empty"
+        raise ValueError(f"{why}; expected lines of a path and a label")
+    pictures = Pictures.of(root, names, listed_in=path.name, lines=np.array(lines))
     return Listing(pictures, np.array(labels, dtype=np.int64), problems)
 
 
@@ -135,8 +135,9 @@ def read_coco(path: Path, num_classes: int, root: Path) -> tuple[Listing, list[s
             wrong = f"expected text as file_name, got {_shown(name)}"
         else:
             wrong = _wrong(name, str(label), num_classes, name)
-            if not wrong and key_of.setdefault(name, key) != key:
-                wrong = f"{printable(name)} is the file of image {_shown(key_of[name])} too"
+            same = key if wrong else key_of.setdefault(name, key)
+            if label_by_id[same] != label:
+                wrong = f"{printable(name)} is the file of image {_shown(same)}, of another label"
         if wrong:
             problems.append(Problem(f"{path.name}, image {_shown(key)}: {wrong}"))
             _check_number_of(problems)

@@ -1,0 +1,63 @@
+"""What metrics.jsonl says of an epoch: accuracies, row norms, and what the constraint clipped.
+
+Legend: K classes.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from wbcli import data, evaluate, models
+from wbcli.balance import clipped_fraction
+from wbcli.config import Config
+from wbcli.data.batches import Batches, batches_of
+from wbcli.device import autocast
+from wbcli.ops import row_norms
+
+
+def splits_to_measure(dataset: data.Dataset, device: torch.device) -> dict[str, Batches]:
+    names = ["test"] + ["val"] * (dataset.val is not None)
+    return {name: batches_of(dataset, name, device) for name in names}
+
+
+def norms(
+    config: Config, network: models.Network, constrained: list[nn.Parameter], radii: list[float]
+) -> dict[str, Any]:
+    """Row norms of the classifier; radius (one per layer if several) and share of clipped rows."""
+    bound = config.constraint() == "max_norm"
+    weight = network.classifier.weight.detach()
+    drawn = {"weight": weight.tolist()} if config.bottleneck == 2 else {}  # the paper's figure 7
+    return drawn | {
+        "row_norms": row_norms(weight).tolist(),
+        "radius": (radii[0] if len(radii) == 1 else radii) if bound else None,
+        "clipped_fraction": clipped_fraction(constrained, radii) if bound else None,
+    }
+
+
+def accuracies(
+    config: Config, network: nn.Module, dataset: data.Dataset, splits: dict
+) -> dict[str, Any]:
+    """`test_loss`, `accuracy` and `per_class_accuracy` on the test set; `val_…` beside them."""
+    row: dict[str, Any] = {}
+    for split, batches in splits.items():
+        prefix = "" if split == "test" else f"{split}_"
+        with autocast(batches.labels.device, config.precision):
+            metrics = evaluate.measure(network, batches.evaluate(), dataset.num_classes)
+        row[f"{split}_loss"] = metrics["nll"]
+        row[f"{prefix}accuracy"] = evaluate.group_means(metrics["accuracy"], dataset.groups())
+        row[f"{prefix}per_class_accuracy"] = [
+            None if np.isnan(value) else value for value in metrics["accuracy"].tolist()
+        ]
+    return row
+
+
+def score(config: Config, row: dict[str, Any]) -> float | None:
+    """What best.pt is chosen by: validation accuracy, or under `released` test accuracy.
+
+    None where there is none, or in an epoch that was not measured.
+    """
+    key = "accuracy" if config.checkpoint == "best-on-test" else "val_accuracy"
+    measured = row.get(key)
+    return measured["all"] if measured else None
