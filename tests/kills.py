@@ -80,6 +80,10 @@ SCENARIOS = {  # command line, and what must come out the same
         ["tune", "stage1", "digitslt", "--val-per-class", "2", "--trials", "6", "--epochs", "3"],
         outcome_of_study("tune-stage1-*"),
     ),
+    "heads": (
+        ["tune", "stage2", "parent", "--trials", "24", "--round", "8", "--epochs", "2"],
+        outcome_of_study("tune-stage2-*"),
+    ),
     "reproduce": (
         ["reproduce", "wd-sweep", "--epochs", "1", "--seeds", "1"],
         outcome_of_study("wd-sweep-*"),
@@ -124,7 +128,7 @@ def disturb(name: str, kills: int, chance: random.Random, root: Path) -> tuple[i
     parent.mkdir()
     if name == "pictures":
         write_folder(root / "pets", {"cat": 20, "dog": 12, "eel": 5}, val=2)
-    if name == "stage2":
+    if "parent" in args:
         run([*SCENARIOS["stage1"][0], "--name", "parent"], parent)
     whole = root / "whole"
     shutil.copytree(parent, whole)
@@ -153,6 +157,9 @@ def main() -> None:
     given = parser.parse_args()
     chance, failed = random.Random(given.seed), False
     names = given.scenario or ["stage1", "stage2"]
+    if {"tune", "heads", "reproduce"} & set(names):
+        import wbcli.tune  # noqa: F401
+        import wbcli.variants  # noqa: F401
     for i, name in enumerate(names):
         kills = given.kills // len(names) + (i < given.kills % len(names))
         with tempfile.TemporaryDirectory() as root:

@@ -229,14 +229,16 @@ print("too far")
     ("names", "said", "code"),
     [
         (["SIGTERM"], 1, 143),
+        (["SIGHUP"], 1, 129),
         (["SIGTERM", "SIGTERM"], 1, 143),
         (["SIGINT", "SIGINT"], 1, 130),
         (["SIGTERM", "SIGINT"], 1, 130),
     ],
 )
 def test_the_first_signal_waits_for_the_step_and_the_second_does_not(names, said, code):
-    def foreground():  # a shell's background jobs are started to ignore SIGINT
+    def foreground():  # a shell's background jobs are started to ignore SIGINT, nohup's SIGHUP
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
     command = [sys.executable, "-c", SIGNALLED, *names]
     done = subprocess.run(command, capture_output=True, text=True, preexec_fn=foreground)

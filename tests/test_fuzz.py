@@ -5,6 +5,7 @@ WBCLI_FUZZ is the number of random inputs for each reader: small here, large to 
 
 import dataclasses
 import gzip
+import io
 import json
 import os
 import pickle
@@ -17,12 +18,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from conftest import encoded, photo, stamped_images
 from test_readers import idx
+from wbcli import config, runs, weights
 from wbcli.data import cifar, lists, pickles, pictures, readers
 
 INPUTS = os.environ.get("WBCLI_FUZZ")
@@ -154,6 +158,97 @@ def test_damaged_gzip_streams(content):
     Path("idx.gz").write_bytes(content)
     array = watched(lambda: readers.read_idx(Path("idx.gz"), 3))
     assert array is None or array.tobytes() in (bytes(range(24)), b"\0")
+
+
+SETTINGS = config.resolve_stage1({"dataset": "digitslt", "data_dir": "data"})
+STATE = {
+    "settings": dataclasses.asdict(SETTINGS),
+    "epoch": 2,
+    "step": 1,
+    "row": None,
+    "loss_sum": 0.5,
+    "hits": 3,
+    "seconds": 1.0,
+    "model": {"w": torch.arange(6.0).view(2, 3), "n": torch.tensor(7)},
+    "optimizer": {"state": {0: {"momentum_buffer": torch.ones(2, 3)}}, "param_groups": []},
+    "radii": [1.5, None],
+    "best": {"epoch": 1, "accuracy": 40.0},
+    "metrics": "{}\n{}\n",
+}
+
+
+def saved(content, **options) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file, **options)
+    return file.getvalue()
+
+
+CHECKPOINTS = [saved(STATE), saved(STATE["model"]), saved(STATE["radii"])]
+OLD_CHECKPOINTS = [saved(STATE, _use_new_zipfile_serialization=False)]
+WEIGHTS = [safetensors.torch.save(STATE["model"]), safetensors.torch.save({"é": torch.ones(0)})]
+CONFIG = dataclasses.asdict(SETTINGS)
+RECORDS = [json.dumps(CONFIG | {"created": 1.5, "class_names": ["a"]}).encode(), b"[1]", b"{}"]
+ROW = {"epoch": 1, "seconds": 0.5, "accuracy": dict.fromkeys(runs.GROUPS, 5.0), "row_norms": [1.0]}
+METRICS = [b"".join(json.dumps(ROW | {"epoch": e}).encode() + b"\n" for e in (1, 2, 3))]
+
+
+def run_with(name: str, content: bytes) -> runs.Run:
+    Path("runs/it").mkdir(parents=True, exist_ok=True)
+    (Path("runs/it") / name).write_bytes(content)
+    return runs.Run(Path("runs/it"))
+
+
+@fuzz
+@given(content=damaged(CHECKPOINTS) | damaged(OLD_CHECKPOINTS))
+def test_checkpoints(content):
+    run = run_with("checkpoint.pt", content)
+    if state := watched(lambda: run.load_state("checkpoint.pt")):
+        assert state.keys() >= STATE.keys()
+    if found := watched(lambda: weights.read(run.path / "checkpoint.pt")):
+        assert all(isinstance(value, torch.Tensor) for value in found.values())
+
+
+@fuzz
+@given(content=damaged(WEIGHTS))
+def test_safetensors(content):
+    run = run_with("model.safetensors", content)
+    if found := watched(run.load_weights):
+        assert all(isinstance(value, torch.Tensor) for value in found.values())
+
+
+@fuzz
+@given(content=damaged(RECORDS))
+def test_damaged_records(content):
+    run = run_with("config.json", content)
+    for read in (
+        run.config,
+        run.class_names,
+        run.class_counts,
+        lambda: runs.all_runs(Path("runs")),
+    ):
+        watched(read)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner),
+    max_leaves=5,
+)
+
+
+@fuzz
+@given(changes=st.dictionaries(st.sampled_from(sorted(CONFIG)), JSON, min_size=1, max_size=3))
+def test_records_that_were_edited(changes):
+    run = run_with("config.json", json.dumps(CONFIG | changes).encode())
+    if (found := watched(run.config)) is not None:
+        assert isinstance(found, config.Config)
+
+
+@fuzz
+@given(content=damaged(METRICS))
+def test_metrics(content):
+    rows = watched(run_with("metrics.jsonl", content).metrics)
+    assert all(isinstance(row["epoch"], int) and row["epoch"] > 0 for row in rows)
 
 
 def check_pickle(content: bytes) -> None:

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
+SCENARIOS = ["stage1", "stage2", "pictures", "tune", "heads", "reproduce"]
 SCRIPT = Path(__file__).with_name("kills.py")
 
 
-@pytest.mark.parametrize("scenario", ["stage1", "stage2", "pictures", "tune", "reproduce"])
+@pytest.mark.parametrize("scenario", SCENARIOS)
 def test_what_is_killed_and_continued_ends_with_the_same_bits(scenario):
-    if scenario in ("tune", "reproduce"):
+    if scenario in ("tune", "heads", "reproduce"):
         pytest.importorskip("optuna")
         pytest.importorskip("matplotlib")
     command = [sys.executable, str(SCRIPT), "--kills", "4", "--scenario", scenario]

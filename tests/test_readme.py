@@ -70,3 +70,15 @@ def test_the_file_tree_names_every_room():
     for path in rooms:
         if not path.name.startswith("__"):
             assert path.name in README, f"{path.name} is not in the file tree"
+
+
+def test_every_promise_names_tests_that_are_there():
+    section = README.split("## What is promised")[1].split("\n## ")[0]
+    promises = [line for line in section.splitlines() if line.startswith("| ")][1:]
+    assert len(promises) > 10
+    for line in promises:
+        kept_by = re.findall(r"`(test_\w+\.py)(?:::(test_\w+))?`", line.split("|")[2])
+        assert kept_by, f"nothing keeps {line}"
+        for file, name in kept_by:
+            text = (ROOT / "tests" / file).read_text()
+            assert f"def {name or 'test_'}" in text, f"{file} has no {name}"

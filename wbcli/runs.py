@@ -169,7 +169,10 @@ class Run:
         Args:
             circumstances: what it runs on, and the names of its classes.
         """
-        created = self.record().get("created") if self.started else time.time()
+        try:
+            created = self.record()["created"]
+        except (FileNotFoundError, ValueError):  # a damaged one is written anew
+            created = time.time()
         record = {"run": self.name, "created": created} | asdict(config) | circumstances
         write_json(self.path / "config.json", record)
 

@@ -15,6 +15,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import SQLAlchemyError
 
 from wbcli import config, locks, runs, storage
 from wbcli.config import Config
@@ -24,6 +25,7 @@ RANGES: dict[str, dict[str, tuple[float, float]]] = {
     "stage2": {"wd": (1e-5, 1.0), "lr": (1e-3, 1e-1), "maxnorm": (0.0, 1.0), "radius": (1e-2, 1e1)},
 }
 BETAS = (0.0, 0.9, 0.99, 0.999, 0.9999, 0.99999)
+ROUND = "round"  # the study's attribute with the accuracies of its last round
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -106,9 +108,23 @@ def open_study(storage: str | None, folder: Path, warmup: int) -> optuna.Study:
             f"the storage {storage or own} cannot be opened: {reason}{remedy}"
         ) from error
     if storage is None:  # nobody else writes there: what still runs was interrupted
+        _tell(study, study.user_attrs.get(ROUND, {}))
         for trial in study.get_trials(states=(TrialState.RUNNING,)):
             study.tell(trial.number, state=TrialState.FAIL)
     return study
+
+
+def _tell(study: optuna.Study, accuracies: dict[str, float | None]) -> None:
+    """Tell the accuracies of trials by their numbers, but for those that have theirs; None: pruned.
+
+    A kill within a round would make it another round, were it not known as a whole.
+    """
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+        accuracy = accuracies.get(str(trial.number), ...)
+        if accuracy is None:
+            study.tell(trial.number, state=TrialState.PRUNED)
+        elif accuracy is not ...:
+            study.tell(trial.number, accuracy)
 
 
 def search(
@@ -128,11 +144,9 @@ def search(
         before = done + len(study.get_trials(states=(TrialState.RUNNING,)))
         study.sampler = _make_sampler(how, (1000 * seed + before) % 2**32)
         asked = [study.ask(space) for _ in range(min(how.round_size, how.trials - done))]
-        for trial, accuracy in zip(asked, evaluate(asked), strict=True):
-            if accuracy is None:
-                study.tell(trial, state=TrialState.PRUNED)
-            else:
-                study.tell(trial, accuracy)
+        found = {str(t.number): a for t, a in zip(asked, evaluate(asked), strict=True)}
+        study.set_user_attr(ROUND, found)
+        _tell(study, found)
         seconds = study.user_attrs.get("seconds", 0.0) + time.perf_counter() - started
         study.set_user_attr("seconds", seconds)
         whole = study.get_trials(states=(TrialState.COMPLETE,))
@@ -175,7 +189,11 @@ def run_search(
     folder = studies / f"tune-{base.stage}-{label}-{runs.fingerprint(settings)}"
     with nullcontext() if how.storage else locks.hold(folder, f"the search {folder.name}"):
         study = open_study(how.storage, folder, base.epochs // 4)
-        search(study, space, evaluate, how, base.seed)
+        try:
+            search(study, space, evaluate, how, base.seed)
+        except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:  # a full disk
+            reason = str(error.__cause__ or error).splitlines()[0]
+            raise OSError(None, f"{reason}, while writing the search {folder}") from error
     trials = [
         {
             "params": trial.params,

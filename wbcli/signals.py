@@ -1,6 +1,8 @@
-"""Ctrl-C and SIGTERM: the first ends the work where nothing is half done, a second one at once.
+"""Ctrl-C, SIGTERM and a terminal that is closed (SIGHUP): the first ends the work where nothing
+is half done, a second one at once.
 
-The first raises KeyboardInterrupt or SystemExit(143); within a block of `whole`, at its end.
+The first raises KeyboardInterrupt, or SystemExit(128 + its number); within a block of `whole`, at
+the end of the block.
 """
 
 import os
@@ -14,8 +16,8 @@ _depth = 0  # blocks that are open
 
 
 def install() -> None:
-    """Handle both signals so from here on; one that this process was started to ignore stays so."""
-    for signum in (signal.SIGINT, signal.SIGTERM):
+    """Handle them so from here on; one that this process was started to ignore (nohup) stays so."""
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(signum) is not signal.SIG_IGN:
             signal.signal(signum, _on_signal)
 
@@ -49,6 +51,6 @@ def _on_signal(signum: int, frame: FrameType | None) -> None:
 
 
 def _raise() -> None:
-    if _received == signal.SIGTERM:
-        sys.exit(128 + signal.SIGTERM)
-    raise KeyboardInterrupt
+    if _received == signal.SIGINT:
+        raise KeyboardInterrupt
+    sys.exit(128 + _received)

@@ -233,7 +233,9 @@ def _check_same(config: Config, run: Run, dataset: data.Dataset, state: dict[str
         raise ValueError(
             f"{run.path / 'checkpoint.pt'} is of a run with other settings: delete it to start anew"
         )
-    if not run.started:  # config.json is gone, and will be written again
+    try:
+        run.record()
+    except (FileNotFoundError, ValueError):  # config.json will be written anew
         return
     run.check_classes(dataset.class_names)
     before, now = run.class_counts(), dataset.class_counts
