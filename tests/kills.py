@@ -158,7 +158,7 @@ def main() -> None:
     chance, failed = random.Random(given.seed), False
     names = given.scenario or ["stage1", "stage2"]
     if {"tune", "heads", "reproduce"} & set(names):
-        import wbcli.tune  # noqa: F401
+        import wbcli.tune
         import wbcli.variants  # noqa: F401
     for i, name in enumerate(names):
         kills = given.kills // len(names) + (i < given.kills % len(names))
