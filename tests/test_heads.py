@@ -43,9 +43,9 @@ class Blobs:
         noise = torch.randn(self.size, D, generator=generator)
         self.values = centres[self.labels] + noise
 
-    def train(self, seed, epoch):
+    def train(self, seed, epoch, first=0):
         generator = torch.Generator().manual_seed(1000 * seed + epoch)
-        for index in torch.randperm(self.size, generator=generator).split(16):
+        for index in torch.randperm(self.size, generator=generator).split(16)[first:]:
             yield self.values[index], self.labels[index]
 
     def evaluate(self):

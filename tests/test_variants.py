@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from test_lab import Journal, make_lab
-from wbcli import config, figures, runs, stages, variants
+from wbcli import config, figures, runs, training, variants
 
 VARIANTS = ["naive", "L2-norm", "WD", "MaxNorm"]
 COUNTS = [104, 67, 43, 28, 18, 11, 7, 4, 3, 2]
@@ -151,14 +151,14 @@ def test_the_plane_shows_the_weights_of_every_epoch(studies, drawn, tmp_path):
 def test_the_first_frame_is_what_training_starts_from(studies, monkeypatch, drawn, tmp_path):
     """Seen by the optimizer of a run of the same seed, before its first step."""
     starts = []
-    make = stages.make_optimizer
+    make = training.make_optimizer
 
     def seen(parameters, constrained, *rest):
         (weight,) = [p for p in parameters if p.shape == (10, 2)]
         starts.append(weight.detach().clone().numpy())
         return make(parameters, constrained, *rest)
 
-    monkeypatch.setattr(stages, "make_optimizer", seen)
+    monkeypatch.setattr(training, "make_optimizer", seen)
     here = make_lab(studies, epochs=1)
     variants.weights_2d(here, [7], tmp_path, COUNTS)
     assert len(starts) == 4
