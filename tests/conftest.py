@@ -4,16 +4,20 @@ import io
 import json
 import os
 import pickle
+import shutil
 import signal
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 from wbcli import cli, console
 from wbcli.data import pictures
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # that a command line handles
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +42,7 @@ class Result:
 @pytest.fixture
 def wbcli(capsys):
     """Run a command line in this process."""
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
 
     def run(*args: object) -> Result:
         with pytest.raises(SystemExit) as ending:
@@ -47,7 +51,30 @@ def wbcli(capsys):
         return Result(ending.value.code, out, err)
 
     yield run
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """`first` with validation images, its stage 2, an unfinished run, a file, an empty folder."""
+    folder = tmp_path_factory.mktemp("prepared")
+    short = ("--epochs", "1", "--batch-size", "64", "-q")
+    runner, place = CliRunner(), ["--runs-dir", str(folder / "runs")]
+    first = ["stage1", "digitslt", *short, "--val-per-class", "2", "--name", "first", *place]
+    for command in (first, ["stage2", "first", *short, "--name", "second", *place]):
+        assert runner.invoke(cli.cli, command).exit_code == 0
+    shutil.copytree(folder / "runs/first", folder / "runs/half")
+    (folder / "runs/half/model.safetensors").unlink()
+    (folder / "file").write_text("no picture, no weights\n")
+    (folder / "empty").mkdir()
+    return folder
+
+
+@pytest.fixture
+def here(prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    return tmp_path
 
 
 def stamped_images(count: int, seed: int) -> np.ndarray:

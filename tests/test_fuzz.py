@@ -20,6 +20,8 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+
+pytest.importorskip("hypothesis")
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image

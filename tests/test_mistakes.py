@@ -1,45 +1,15 @@
-"""Wrong usage: one line that says what was expected, exit code 1 or 2, and nothing changed on disk.
-
-WBCLI_FUZZ is the number of command lines that Hypothesis makes up for each test of its own.
-"""
+"""Wrong usage: one line that says what was expected, exit code 1 or 2, and nothing changed on disk."""
 
 import json
 import os
 import shlex
-import shutil
 from pathlib import Path
 
-import hypothesis
 import pytest
-from click.testing import CliRunner
-from hypothesis import strategies as st
 
-from wbcli import cli, runs, storage
+from wbcli import runs, storage
 
-EXAMPLES = int(os.environ.get("WBCLI_FUZZ", "40"))
-SHORT = ("--epochs", "1", "--batch-size", "64", "-q")
 HUGE = "9" * 30
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    """`first` with validation images, its stage 2, an unfinished run, a file, an empty folder."""
-    folder = tmp_path_factory.mktemp("prepared")
-    runner, place = CliRunner(), ["--runs-dir", str(folder / "runs")]
-    first = ["stage1", "digitslt", *SHORT, "--val-per-class", "2", "--name", "first", *place]
-    for command in (first, ["stage2", "first", *SHORT, "--name", "second", *place]):
-        assert runner.invoke(cli.cli, command).exit_code == 0
-    shutil.copytree(folder / "runs/first", folder / "runs/half")
-    (folder / "runs/half/model.safetensors").unlink()
-    (folder / "file").write_text("no picture, no weights\n")
-    (folder / "empty").mkdir()
-    return folder
-
-
-@pytest.fixture
-def here(prepared, tmp_path):
-    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
-    return tmp_path
 
 
 def snapshot(folder: Path) -> dict[str, bytes | None]:
@@ -463,64 +433,3 @@ def test_bytes_that_are_no_row_end_the_metrics(wbcli, here, line):
     path.write_bytes(path.read_bytes() + line)
     assert runs.Run(Path("runs/first")).epochs_done() == 1
     assert wbcli("runs").code == 0
-
-
-NUMBERS = ("--wd", "--lr", "--momentum", "--epochs", "--batch-size", "--radius", "--seed")
-NUMBERS += ("--imbalance-factor", "--val-per-class")
-VALUES = st.one_of(
-    st.integers().map(str),
-    st.integers(-(2**70), 2**70).map(str),
-    st.floats().map(str),
-    st.floats(0, 2).map(str),
-    st.sampled_from(["", " ", "nan", "-inf", "1e400", "0x10", "1_000", "٣", "½", "none", "--"]),
-    st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12),
-)
-
-
-def fuzzed(names):
-    pairs = st.lists(st.tuples(st.sampled_from(names), VALUES), min_size=1, max_size=3)
-    return pairs.map(lambda found: [f"{name}={value}" for name, value in found])
-
-
-def fuzz(test):
-    health = [hypothesis.HealthCheck.function_scoped_fixture]
-    settings = hypothesis.settings(
-        max_examples=EXAMPLES,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        suppress_health_check=health,
-    )
-    return settings(test)
-
-
-def is_a_plan_or_one_line(result) -> None:
-    assert result.code in (0, 1, 2)
-    if result.code:
-        assert result.out == ""
-        errors = [line for line in result.err.splitlines() if line.startswith("Error: ")]
-        assert len(errors) == 1 and errors == result.err.splitlines()[-1:]
-    assert "Traceback" not in result.err
-
-
-@fuzz
-@hypothesis.given(options=fuzzed(NUMBERS))
-def test_any_numbers_of_stage1_make_a_plan_or_one_line(wbcli, options):
-    is_a_plan_or_one_line(wbcli("stage1", "digitslt", "--dry-run", *options))
-    assert not os.listdir()
-
-
-@fuzz
-@hypothesis.given(options=fuzzed((*NUMBERS, "--maxnorm", "--views")))
-def test_any_numbers_of_stage2_make_a_plan_or_one_line(wbcli, here, options):
-    is_a_plan_or_one_line(wbcli("stage2", "first", "--dry-run", *options))
-    assert sorted(os.listdir("runs")) == ["first", "half", "second"]
-
-
-@fuzz
-@hypothesis.given(tau=VALUES)
-def test_any_tau_is_a_number_in_range_or_refused(wbcli, here, tau):
-    """A name that no run can have ends it where τ is in range."""
-    result = wbcli("normalize", "first", "--name", "a/b", f"--tau={tau}")
-    is_a_plan_or_one_line(result)
-    assert result.code == 2
