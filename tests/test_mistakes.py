@@ -1,4 +1,4 @@
-"""Wrong usage: one line that says what was expected, exit code 1 or 2, and nothing changed on disk."""
+"""Wrong usage: one line that says what was expected, exit code 1 or 2, nothing changed on disk."""
 
 import json
 import os
