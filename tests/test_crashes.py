@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from conftest import write_folder
 from wbcli import config, locks, runs, training
 
 RUNS = Path("runs")
@@ -169,6 +170,27 @@ def test_a_real_disk_that_fills_up_and_has_room_again(wbcli, small_disk):
     result = wbcli(*command, "--resume")
     assert result.code == 0, result.err
     assert runs.Run(small_disk / "it").finished
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_to_all_processes_of_a_job_is_one_to_the_training(number, code):
+    """As a batch system sends it, or a terminal that is closed."""
+
+    def alone():
+        os.setsid()
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+    write_folder(Path("pets"), {"cat": 200, "dog": 100}, test=200)
+    small = ("--arch", "resnet8", "--image-size", "32", "--epochs", "500", "--workers", "2")
+    process = start("stage1", "pets", "--name", "it", *small, preexec_fn=alone)
+    for line in process.stderr:
+        if line.startswith("epoch 1/"):
+            break
+    os.killpg(process.pid, number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert "continue with the same command and --name it --resume" in err
+    assert runs.Run(RUNS / "it").load_state("checkpoint.pt")["epoch"] >= 1
 
 
 def test_two_processes_on_one_run(wbcli):

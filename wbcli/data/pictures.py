@@ -94,8 +94,9 @@ def workers_to_use() -> int:
 
 
 def leave_signals_to_the_parent(*worker) -> None:
-    """Ctrl-C reaches every process of the terminal: the parent alone says what it means."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """A terminal's signals reach every process of it: the parent alone says what they mean."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 

@@ -8,6 +8,7 @@ Legend: B batch, S side of the crop.
 
 import mmap
 import os
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -26,6 +27,7 @@ PIECE = 8  # pictures that a process decodes at a time
 AHEAD = 6  # pieces that are decoded ahead for each process, at least
 KEYS_AHEAD = 2  # of `by_workers`, for each process
 PATIENCE = 5.0  # seconds after which an idle process looks whether its parent lives
+GRACE = 0.5  # seconds: a SIGTERM to all of a job's processes reaches this one, too, and comes first
 KILLED = (
     "a process that decodes pictures was killed, perhaps for want of memory: "
     "lower --workers, --batch-size or --image-size"
@@ -195,6 +197,7 @@ def _send(pipe: Connection, message: tuple) -> None:
     try:
         pipe.send(message)
     except OSError as error:
+        time.sleep(GRACE)
         raise RuntimeError(KILLED) from error
 
 
@@ -202,6 +205,7 @@ def _receive(pipe: Connection) -> tuple[int, Any, Exception | None]:
     try:
         return pipe.recv()
     except (EOFError, OSError) as error:
+        time.sleep(GRACE)
         raise RuntimeError(KILLED) from error
 
 
