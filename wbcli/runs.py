@@ -288,10 +288,11 @@ class Run:
         weights = self.load_weights() if last else self.load_state("best.pt")["model"]
         try:
             network.load_state_dict(weights)
-        except RuntimeError as error:
+        except Exception as error:  # a changed best.pt can hold anything in the place of weights
+            reason = " ".join(str(error).split())[:200]
             raise ValueError(
                 f"run {self.name}: its weights do not fit {config.arch} with "
-                f"{num_classes} classes ({str(error).splitlines()[1].strip()})"
+                f"{num_classes} classes ({reason})"
             ) from error
         return network
 
