@@ -3,6 +3,7 @@
 import copy
 import io
 import os
+import pickle
 import re
 import zipfile
 
@@ -173,16 +174,20 @@ SAVE = "save the state dict alone, torch.save(model.state_dict(), FILE)"
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (nn.Linear(2, 2), "more than tensors (torch.nn.modules.linear.Linear), which could run"),
+        (
+            nn.Linear(2, 2),
+            "it holds more than plain tensors (torch.nn.modules.linear.Linear): " + SAVE,
+        ),
         (
             {"a": os.system},
-            "it holds more than tensors (posix.system), which could run code: " + SAVE,
+            "it holds more than plain tensors (posix.system): " + SAVE,
         ),
         ({"model": {"a": 1}}, "more than names and tensors, 'a' is of the type int: " + SAVE),
         ({1: torch.zeros(1)}, "more than names and tensors, 1 is of the type Tensor: " + SAVE),
         ([1], "it holds a list instead of names and tensors: " + SAVE),
-        ({"a": torch.eye(2).to_sparse()}, "'a' is not a plain tensor of numbers"),
-        ({"a": torch.zeros(2, device="meta")}, "'a' is not a plain tensor of numbers"),
+        ({"a": torch.eye(2).to_sparse()}, "plain tensors (torch._utils._rebuild_sparse_tensor)"),
+        ({"a": torch.zeros(2, device="meta")}, "(torch._utils._rebuild_meta_tensor_no_storage)"),
+        ({"a": bytearray(9)}, "it holds more than plain tensors (__builtin__.bytearray): " + SAVE),
     ],
 )
 @pytest.mark.parametrize("new", [True, False])
@@ -191,6 +196,27 @@ def test_init_refuses_more_than_tensors_and_says_what_to_save(tmp_path, content,
     said = refusal(tmp_path / "a.pt")
     assert said.startswith(EXPECTED) and message in said
     assert "weights_only" not in said and "\n" not in said
+
+
+HOSTILE = {  # pickles that torch.load(weights_only=True) takes
+    "a key that takes for ever to hash": b"\x80\2})q\0" + b"h\0\x86q\0" * 60 + b"K\1s.",
+    "two gigabytes of nothing": b"\x80\2}U\1ac__builtin__\nbytearray\nJ\xff\xff\xff\x7f\x85Rs.",
+}
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("attack", HOSTILE)
+def test_init_refuses_what_never_ends_or_fills_the_memory(tmp_path, attack, old):
+    path = tmp_path / "a.pt"
+    if old:
+        first = [pickle.dumps(x, 2) for x in (0x1950A86A20F9469CFC6C, 1001, {})]
+        path.write_bytes(b"".join([*first, HOSTILE[attack], pickle.dumps([], 2)]))
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("a/data.pkl", HOSTILE[attack])
+            archive.writestr("a/version", "3\n")
+    said = {"a": "(a dict key that is no text)", "t": "(__builtin__.bytearray): " + SAVE}[attack[0]]
+    assert refusal(path).endswith(said)
 
 
 def test_init_says_what_does_not_fit_and_what_to_do(tmp_path):

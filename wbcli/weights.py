@@ -4,31 +4,84 @@ A pickle runs nothing here, an archive is no larger than its file, and whatever 
 makes PyTorch raise ends as one ValueError.
 """
 
-import re
+import io
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
+from wbcli.data import pickles
 from wbcli.data.readers import open_regular
 
 ZIP = b"PK\x03\x04"
-REFUSED = re.compile(r"(?:GLOBAL|class|type) ([A-Za-z_][\w.]*)")  # in messages of PyTorch
+LEGACY_PICKLES = 5  # of PyTorch before 1.6: magic number, version, system, content, storages
+MAX_KEY = 1 << 60  # larger numbers can be made to collide in a dict
 STATE_DICT = "save the state dict alone, torch.save(model.state_dict(), FILE)"
+MAKERS = {  # what a pickle of tensors calls
+    ("torch._utils", "_rebuild_tensor_v2"),
+    ("torch._utils", "_rebuild_parameter"),
+    ("torch", "Size"),
+}
+
+
+class _Refused(ValueError):
+    """A pickle that is whole, and of something else."""
+
+
+class _TensorPickle(pickles.Machine):
+    """Runs a pickle of torch.save with nothing in the place of tensors.
+
+    What torch.load(weights_only=True) would do with it is so known beforehand: it admits a
+    bytearray of any size, and keys that take for ever to hash.
+    """
+
+    max_containers = 100_000
+
+    def find(self, module: str, name: str) -> Callable | None:
+        if (module, name) == ("collections", "OrderedDict"):
+            return lambda *_: self.contain({})
+        if (module, name) in MAKERS:
+            return lambda *_: None
+        if module == "torch" and name.endswith("Storage"):
+            return None  # only ever a part of what is persistent
+        wanted = f"{module[:80]}.{name[:80]}".encode("unicode_escape").decode()
+        raise _Refused(f"it holds more than plain tensors ({wanted}): {STATE_DICT}")
+
+    def is_key(self, key: object) -> bool:
+        return super().is_key(key) or (type(key) is int and abs(key) < MAX_KEY)
+
+    def persistent(self) -> None:
+        if type(self.stack.pop()) is not tuple:
+            raise ValueError("a storage without its description")
+
+    def build(self) -> None:
+        """The metadata of a state dict."""
+        self.stack.pop()
+        if type(self.stack[-1]) is not dict:
+            raise ValueError("a state for what has none")
+
+    def result(self) -> object:
+        return self.stack.pop()
 
 
 def check_archive(path: Path) -> None:
-    """Refuse a file of torch.save that would take more memory than it has bytes.
+    """Refuse a file of torch.save that would take more memory than it has bytes, or never end.
 
     torch.save stores the parts of its zip archive as they are; PyTorch would unpack compressed
-    ones, too. A file that is no zip archive (of PyTorch before 1.6) passes.
+    ones, too. Files of PyTorch before 1.6 are a row of pickles and no archive.
 
     Raises:
         ValueError: what is wrong, to stand after the file's name.
     """
+    import torch
+
     with open_regular(path) as file:
         if file.read(len(ZIP)) != ZIP:
+            file.seek(0)
+            content, at = file.read(), 0
+            for _ in range(LEGACY_PICKLES):
+                at = _check_pickle(content, at)
             return
         try:
             with zipfile.ZipFile(file) as archive:
@@ -44,6 +97,26 @@ def check_archive(path: Path) -> None:
     promised = sum(part.file_size for part in parts)
     if promised > size:
         raise ValueError(f"its parts claim {promised:,} bytes, the file has {size:,}")
+    try:  # by PyTorch's own reader: two readers may find two things in one archive
+        content = torch._C.PyTorchFileReader(str(path)).get_record("data.pkl")
+    except RuntimeError as error:
+        raise ValueError(f"its zip archive is damaged ({_one_line(error)})") from error
+    _check_pickle(content, 0)
+
+
+def _check_pickle(content: bytes, at: int) -> int:
+    """Refuse a pickle of more than tensors; returns where it ends."""
+    program = _TensorPickle(content)
+    program.at = at
+    try:
+        program.run()
+    except _Refused:
+        raise
+    except Exception as error:  # operands of any wrong type
+        raise ValueError(f"it is damaged, or not a file of torch.save ({_one_line(error)})") from (
+            error
+        )
+    return program.at
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -68,12 +141,9 @@ def read(path: Path) -> dict[str, Any]:
     for key, value in weights.items():
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
             raise ValueError(
-                f"it holds more than names and tensors, {ascii(key)[:80]} is of the type "
+                f"it holds more than names and tensors, {_shown(key)} is of the type "
                 f"{type(value).__name__}: {STATE_DICT}"
             )
-        plain = value.layout == torch.strided and not value.is_quantized and not value.is_nested
-        if not plain or value.device.type != "cpu":
-            raise ValueError(f"{ascii(key)[:80]} is not a plain tensor of numbers")
     return weights
 
 
@@ -87,17 +157,17 @@ def read_state(path: Path) -> dict[str, Any]:
 
     check_archive(path)
     try:
-        with warnings.catch_warnings(action="ignore"):  # of what a damaged pickle seems to be
-            weights = torch.load(path, map_location="cpu", weights_only=True)
+        with (
+            warnings.catch_warnings(action="ignore"),  # of what a damaged pickle seems to be
+            open_regular(path) as file,
+        ):
+            archive = file.read(len(ZIP)) == ZIP
+            file.seek(0)
+            # From memory, PyTorch does not try whether an old file is a tar archive.
+            source = file if archive else io.BytesIO(file.read())
+            weights = torch.load(source, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except UnpicklingError as error:  # its text proposes to load the file without a check
-        refused = REFUSED.search(str(error))
-        if not refused:
-            raise ValueError("it is damaged, or not a file of torch.save") from error
-        raise ValueError(
-            f"it holds more than tensors ({refused[1]}), which could run code: {STATE_DICT}"
-        ) from error
     except Exception as error:  # a damaged or hostile file can raise anything
         raise ValueError(f"it is damaged, or not a file of torch.save ({_one_line(error)})") from (
             error
@@ -119,6 +189,10 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         raise
     except Exception as error:  # a damaged file can raise anything
         raise ValueError(f"it is damaged, or no safetensors file ({_one_line(error)})") from error
+
+
+def _shown(key: object) -> str:
+    return ascii(key)[:80] if isinstance(key, str | int) else type(key).__name__
 
 
 def _one_line(error: Exception) -> str:

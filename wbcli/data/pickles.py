@@ -33,7 +33,7 @@ def load(content: bytes) -> object:
         ValueError, or what Python raises for a wrong operand: not such a pickle.
     """
     try:
-        return _Machine(content).run()
+        return Machine(content).run()
     except struct.error:
         raise ValueError("it ends early") from None
 
@@ -94,7 +94,9 @@ def _as_text(value: str | bytes) -> str:
     return value.decode("ascii") if type(value) is bytes else value
 
 
-class _Machine:
+class Machine:
+    max_containers = MAX_CONTAINERS
+
     def __init__(self, content: bytes):
         self.content, self.at = content, 0
         self.stack: list = []
@@ -157,8 +159,8 @@ class _Machine:
 
     def contain(self, value):
         self.containers += 1
-        if self.containers > MAX_CONTAINERS:
-            raise ValueError(f"more than {MAX_CONTAINERS:,} lists, dicts and arrays")
+        if self.containers > self.max_containers:
+            raise ValueError(f"more than {self.max_containers:,} lists, dicts and arrays")
         return value
 
     def since_mark(self) -> list:
@@ -183,9 +185,17 @@ class _Machine:
         if type(self.stack[-1]) is not dict:
             raise ValueError("keys for what is no dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if type(key) not in (str, bytes):  # others can be made to collide
+            if not self.is_key(key):
                 raise ValueError("a dict key that is no text")
             self.stack[-1][key] = value
+
+    def is_key(self, key: object) -> bool:
+        """Others than text can be made to collide."""
+        return type(key) in (str, bytes)
+
+    def persistent(self) -> object:
+        """What stands for an object outside the pickle."""
+        raise ValueError(f"its instruction {pickle.BINPERSID!r} has no place in one")
 
     def make_dict(self) -> None:
         items = self.since_mark()
@@ -244,7 +254,7 @@ def _number(layout: str) -> Callable:
     """Reads a number of that layout."""
     number = struct.Struct(layout)
 
-    def read(m: _Machine):
+    def read(m: Machine):
         (value,) = number.unpack_from(m.content, m.at)
         m.at += number.size
         return value
@@ -264,7 +274,7 @@ def _text(layout: str) -> Callable:
 
 
 def _tuple(size: int) -> Callable:
-    def make(m: _Machine) -> tuple:
+    def make(m: Machine) -> tuple:
         items = tuple(m.stack[-size:])
         del m.stack[-size:]
         return items
@@ -272,7 +282,7 @@ def _tuple(size: int) -> Callable:
     return make
 
 
-def _line_number(m: _Machine) -> int | bool:
+def _line_number(m: Machine) -> int | bool:
     line = m.line()
     return {b"00": False, b"01": True}.get(line) if line in (b"00", b"01") else int(line)
 
@@ -296,7 +306,7 @@ VALUES = _of(  # what each pushes
         pickle.LONG1: lambda m: int.from_bytes(SMALL(m), "little", signed=True),
         pickle.FLOAT: lambda m: float(m.line()),
         pickle.BINFLOAT: _number(">d"),
-        pickle.STRING: _Machine.quoted,
+        pickle.STRING: Machine.quoted,
         pickle.BINSTRING: _sized("<i"),
         pickle.SHORT_BINSTRING: SMALL,
         pickle.SHORT_BINBYTES: SMALL,
@@ -320,7 +330,8 @@ VALUES = _of(  # what each pushes
         pickle.LONG_BINGET: lambda m: m.memo[LENGTH(m)],
         pickle.GLOBAL: lambda m: m.find(m.line().decode("ascii"), m.line().decode("ascii")),
         pickle.STACK_GLOBAL: lambda m: m.find(*_tuple(2)(m)),
-        pickle.REDUCE: _Machine.call,
+        pickle.REDUCE: Machine.call,
+        pickle.BINPERSID: lambda m: m.persistent(),
     }
 )
 ACTIONS = _of(
@@ -334,9 +345,9 @@ ACTIONS = _of(
         pickle.MEMOIZE: lambda m: m.remember(len(m.memo)),
         pickle.APPEND: lambda m: m.extend([m.stack.pop()]),
         pickle.APPENDS: lambda m: m.extend(m.since_mark()),
-        pickle.DICT: _Machine.make_dict,
+        pickle.DICT: Machine.make_dict,
         pickle.SETITEM: lambda m: m.fill(list(_tuple(2)(m))),
         pickle.SETITEMS: lambda m: m.fill(m.since_mark()),
-        pickle.BUILD: _Machine.build,
+        pickle.BUILD: lambda m: m.build(),
     }
 )
