@@ -236,6 +236,12 @@ def test_options_come_from_the_environment(wbcli, monkeypatch):
     assert not Path("elsewhere").exists(), "a dry run writes nothing"
 
 
+def test_names_in_a_file_that_was_edited_reach_no_terminal_as_they_are(wbcli, trained):
+    path = Path("runs/first/config.json")
+    path.write_text(path.read_text().replace('"resnet8"', '"resnet8", "parent": "\\u001b[2J"', 1))
+    assert "\x1b" not in wbcli("runs").out
+
+
 def test_doctor(wbcli):
     found = wbcli("doctor", "--json").json
     assert set(found) == {"wbcli", "python", "torch", "device", "gpu", "extension"}

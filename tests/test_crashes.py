@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -221,6 +222,68 @@ def test_two_processes_on_one_run(wbcli):
     again.communicate(timeout=60)
     assert again.returncode == 143
     assert not (RUNS / "it" / locks.NAME).exists()
+
+
+@pytest.mark.parametrize("kept", ["checkpoint.pt", "model.safetensors"])
+@pytest.mark.parametrize("command", [("stage1", "digitslt"), ("normalize", "whole")])
+def test_a_run_without_its_config_is_not_overwritten(wbcli, kept, command):
+    assert wbcli("stage1", "digitslt", "--epochs", "1", "--name", "whole").code == 0
+    (RUNS / "it").mkdir()
+    shutil.copy(RUNS / "whole" / kept, RUNS / "it")
+    before = files(RUNS / "it")
+    result = wbcli(*command, "--name", "it")
+    assert (result.code, result.out) == (2, "")
+    assert "run 'it' exists in runs: continue it with --resume" in result.err
+    assert files(RUNS / "it") == before
+
+
+def test_a_run_that_lost_its_config_goes_on(wbcli, stopped):
+    (stopped / "config.json").unlink()
+    result = wbcli(*TRAIN, "--resume")
+    assert result.code == 0, result.err
+    assert runs.Run(stopped).config().epochs == 3
+
+
+@pytest.mark.parametrize("more", [(), ("--resume",)])
+def test_a_folder_of_other_things_is_left_alone(wbcli, more):
+    (RUNS / "it").mkdir(parents=True)
+    for name in ("best.pt", "metrics.jsonl"):
+        (RUNS / "it" / name).write_text("mine")
+    result = wbcli(*TRAIN, *more)
+    assert (result.code, result.out) == (2, "")
+    assert "runs/it is no run, it holds " in result.err
+    assert files(RUNS / "it") == {"best.pt": b"mine", "metrics.jsonl": b"mine"}
+
+
+@pytest.mark.parametrize("name", [locks.NAME, f".checkpoint.pt.{os.getpid()}.partial"])
+def test_a_link_in_a_run_of_somebody_else_destroys_nothing(wbcli, stopped, name):
+    Path("precious").write_text("mine")
+    (stopped / name).symlink_to(Path("precious").resolve())
+    result = wbcli(*TRAIN, "--resume")
+    assert result.code == (1 if name == locks.NAME else 0)
+    assert name != locks.NAME or "runs/it/.lock" in result.err
+    assert Path("precious").read_text() == "mine"
+
+
+def test_a_disk_without_any_room_names_the_file_and_keeps_the_name_free(wbcli, small_disk):
+    with pytest.raises(OSError, match="No space left"):
+        (small_disk / "ballast").write_bytes(bytes(3_000_000))
+    result = wbcli(*TRAIN, "--runs-dir", str(small_disk))
+    assert (result.code, result.out) == (1, "")
+    assert f"No space left on device, while writing {small_disk}/it/.lock" in result.err
+    assert os.listdir(small_disk) == ["ballast"]
+
+
+def test_numbers_that_cannot_be_kept_are_printed_all_the_same(wbcli, monkeypatch):
+    assert wbcli("stage1", "digitslt", "--epochs", "1", "--name", "it").code == 0
+    fail_after(monkeypatch, 0)
+    result = wbcli("eval", "it", "--json")
+    assert result.code == 0
+    assert result.json["run"] == "it"
+    assert result.err == (
+        "Warning: the numbers of it are not kept: No space left on device, while writing "
+        "runs/it/result.json\n"
+    )
 
 
 def test_what_a_killed_process_had_half_written_is_deleted():

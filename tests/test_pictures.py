@@ -15,6 +15,7 @@ from torchvision.transforms import v2
 from conftest import encoded, photo
 from wbcli.data import pictures
 from wbcli.data.pictures import BrokenPicture, centre_crop, decode, eval_crop, random_crop
+from wbcli.words import printable
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 ORIENTATION = 0x0112
@@ -340,7 +341,7 @@ def test_a_centred_box_never_leaves_the_picture_by_rounding():
 
 def test_names_are_printed_on_one_line_that_any_terminal_can_show():
     name = b"a \xff\n\x1b[2J\xc3\xa9.jpg".decode("utf-8", "surrogateescape")
-    assert pictures.printable(name) == r"a \udcff\n\x1b[2Jé.jpg"
+    assert printable(name) == r"a \udcff\n\x1b[2Jé.jpg"
 
 
 def test_a_disk_that_fails_at_first_is_asked_again(tmp_path, monkeypatch):

@@ -130,6 +130,56 @@ def timeless(run: runs.Run) -> list[dict]:
     ]
 
 
+@pytest.mark.parametrize("options", [{}, {"recipe": "released"}, {"radius": 0.3}], ids=str)
+def test_without_momentum_a_run_is_saved_and_continued(options):
+    settings = stage1(momentum=0.0, epochs=2, **options)
+    whole, weights = train("whole", settings)
+    with pytest.raises(KeyboardInterrupt):
+        train("stopped", settings, stages.Listener(on_epoch=_interrupt))
+    assert equal(weights, train("stopped", settings)[1])
+    child = stage2(whole, momentum=0.0)
+    assert train("child", child)[0].finished
+
+
+CHANGED = [  # what a checkpoint may hold in the place of what was saved
+    {"best": {}},
+    {"best": {"epoch": 1, "accuracy": "x"}},
+    {"metrics": "x\n"},
+    {"metrics": "{}\n"},
+    {"metrics": ""},
+    {"radii": [1.0, 2.0]},
+    {"settings": {"wd": torch.zeros(3)}},
+    {"step": 10**6},
+    {"step": -1},
+    {"model": {}},
+    {"optimizer": {"state": {0: {"momentum_buffer": torch.zeros(1)}}}},
+    {"optimizer": {}},
+]
+
+
+@pytest.mark.parametrize("changed", CHANGED, ids=lambda value: str(value)[:40])
+def test_a_checkpoint_that_was_changed_is_refused(changed):
+    with pytest.raises(KeyboardInterrupt):
+        train("run", stage1(radius=0.3), stages.Listener(on_epoch=_interrupt))
+    run = runs.Run(Path("runs/run"))
+    run.save_state("checkpoint.pt", run.load_state("checkpoint.pt") | changed)
+    with pytest.raises(ValueError, match=r"checkpoint\.pt .*: delete it to start this run anew"):
+        train("run", stage1(radius=0.3))
+
+
+def test_the_settings_of_a_run_count_and_not_those_in_its_optimiser():
+    settings = stage1(epochs=2)
+    _, weights = train("whole", settings)
+    with pytest.raises(KeyboardInterrupt):
+        train("run", settings, stages.Listener(on_epoch=_interrupt))
+    run = runs.Run(Path("runs/run"))
+    state = run.load_state("checkpoint.pt")
+    for group in state["optimizer"]["param_groups"]:
+        group |= {"weight_decay": 0.5, "nesterov": True, "momentum": None}
+    run.save_state("checkpoint.pt", state)
+    assert equal(weights, train("run", settings)[1])
+
+
 @pytest.mark.parametrize("options", [{}, {"project": "epoch", "radius": 0.3}], ids=str)
 def test_an_epoch_that_is_not_yet_measured_is_measured_when_the_run_goes_on(monkeypatch, options):
     settings = stage1(epochs=2, val_per_class=2, **options)
@@ -217,7 +267,7 @@ def test_weights_that_are_not_finite_are_never_saved(monkeypatch):
         next(iter(optimizer.param_groups[0]["params"])).data.view(-1)[0] = math.inf
 
     monkeypatch.setattr(train_module, "project", spoil)
-    with pytest.raises(ArithmeticError, match="a weight became nan or infinite in epoch 1, step l"):
+    with pytest.raises(ArithmeticError, match=r"a weight became nan .* in epoch 1, its last step"):
         train("run", stage1(project="epoch", radius=1.0, val_per_class=2))
     assert not {"best.pt", "checkpoint.pt"} & set(os.listdir("runs/run"))
     assert runs.Run(Path("runs/run")).metrics() == []

@@ -13,6 +13,8 @@ from typing import Any
 
 import click
 
+from wbcli.words import printable
+
 PIPE_WIDTH = 10_000
 verbosity = 0  # -1 after -q, 1 after -v
 
@@ -20,11 +22,11 @@ verbosity = 0  # -1 after -q, 1 after -v
 def say(text: str) -> None:
     """A message beside the results; silent under -q."""
     if verbosity >= 0:
-        click.echo(text, err=True)
+        click.echo(printable(text), err=True)
 
 
 def warn(text: str) -> None:
-    click.echo(f"Warning: {text}", err=True)
+    click.echo(f"Warning: {printable(text)}", err=True)
 
 
 def print_json(content: Any) -> None:
@@ -56,7 +58,7 @@ def format_cell(cell: Any) -> str:
         return "–"
     if isinstance(cell, float):
         return f"{cell:.2f}" if abs(cell) < 1000 else f"{cell:.0f}"
-    return str(cell)
+    return printable(str(cell))
 
 
 def format_settings(settings: dict[str, Any]) -> str:

@@ -219,6 +219,7 @@ def evaluate_run(
     precision: str,
     data_dir: Path | None = None,
     confusion: bool = False,
+    on_note: Callable[[str], None] = lambda text: None,
 ) -> dict:
     """What `wbcli eval` prints of a run, and writes into its result.json.
 
@@ -229,6 +230,7 @@ def evaluate_run(
         data_dir: None takes the run's.
         confusion: also return, but do not write, `confusion`: {"names", "counts"}, classes
             by training images, most first (`confusion_groups`).
+        on_note: told why the numbers cannot be kept in the run's folder.
 
     Raises:
         ValueError: `best` on a run without validation images, a split that is not there.
@@ -242,33 +244,35 @@ def evaluate_run(
     index, names = confusion_groups(dataset.class_counts, dataset.class_names)
     groups = torch.from_numpy(index).to(device) if confusion else None
     with autocast(device, precision):
-        metrics = _measure_run(run, network, dataset, device, chosen, groups)
+        metrics = _measure_split(network, dataset, split, device, chosen["tta"], groups)
     result = _result(run.name, config, network, dataset, chosen, metrics)
-    run.write_result(split, result)
+    try:
+        if (checkpoint, chosen["tta"]) == (default_checkpoint(config), config.tta) and dataset.val:
+            run.write_temperature(checkpoint, chosen["tta"], metrics["temperature"])
+        run.write_result(split, result)
+    except OSError as error:
+        on_note(f"the numbers of {run.name} are not kept: {error.strerror}")
     if confusion:
         result |= {"confusion": {"names": names, "counts": metrics["confusion"].tolist()}}
     return result
 
 
-def _measure_run(
-    run,
+def _measure_split(
     network: nn.Module,
     dataset: data.Dataset,
+    split: str,
     device: torch.device,
-    chosen: dict,
+    tta: bool,
     groups: Tensor | None,
 ) -> dict:
     """`measure` of the split, with the `temperature` that the validation images ask for.
 
     It is fitted first, so that one pass over the split gives the numbers with and without it.
     """
-    config, (split, checkpoint, tta) = run.config(), chosen.values()
     temperature = None
     if dataset.val:
         val = batches_of(dataset, "val", device).evaluate()
         temperature = fit_temperature(network, val, tta=tta)
-        if (checkpoint, tta) == (default_checkpoint(config), config.tta):
-            run.write_temperature(checkpoint, tta, temperature)
     batches = batches_of(dataset, split, device).evaluate()
     metrics = measure(
         network, batches, dataset.num_classes, tta=tta, temperature=temperature, groups=groups

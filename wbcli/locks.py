@@ -8,11 +8,14 @@ import fcntl
 import json
 import os
 import platform
+import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
+
+from wbcli.storage import saying_what
 
 NAME = ".lock"
 
@@ -33,19 +36,27 @@ def hold(folder: Path, what: str) -> Iterator[None]:
         OSError: the folder cannot be written, or its file system has no locks.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _acquire(folder / NAME, what) as file:
-        file.truncate(0)
-        json.dump({"host": platform.node(), "process": os.getpid(), "started": time.time()}, file)
-        file.flush()
+    path = folder / NAME
+    with _acquire(path, what) as file:
+        owner = {"host": platform.node(), "process": os.getpid(), "started": time.time()}
+        try:
+            with saying_what(path):
+                file.truncate(0)
+                file.write(json.dumps(owner).encode())
+        except OSError:
+            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                folder.rmdir()  # if nothing is in it
+            raise
         try:
             yield
         finally:
-            (folder / NAME).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
 
-def _acquire(path: Path, what: str) -> IO[str]:
+def _acquire(path: Path, what: str) -> BinaryIO:
     while True:
-        file = path.open("a+")
+        file = _open(path)
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
@@ -62,10 +73,21 @@ def _acquire(path: Path, what: str) -> IO[str]:
                 raise OSError(error.errno, reason, str(path)) from error
 
 
-def _owner(file: IO[str]) -> str:
+def _open(path: Path) -> BinaryIO:
+    """For reading and writing; a link or a pipe would lead elsewhere, or nowhere."""
+    with saying_what(path):
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        descriptor = os.open(path, flags, 0o644)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError(f"{path} is no regular file: delete it")
+    return os.fdopen(descriptor, "r+b", buffering=0)
+
+
+def _owner(file: BinaryIO) -> str:
     file.seek(0)
     try:
-        owner = json.load(file)
+        owner = json.loads(file.read())
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(owner["started"]))
         return f"process {owner['process']} on {owner['host']} since {since}"
     except (ValueError, KeyError, TypeError, OverflowError, OSError):  # it has just begun

@@ -251,7 +251,7 @@ def _write(chosen: list[Run], models: list[dict], drawings: list[Drawing], folde
     page = folder / "report.html"
     with storage.replacing(page) as partial:
         text = render(models, [run.record() for run in chosen], pictures)
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
     return {"runs": [run.name for run in chosen], "page": str(page), "figures": paths}
 
 

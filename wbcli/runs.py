@@ -22,6 +22,10 @@ from wbcli.storage import is_number, read_json, saying_what, write_file, write_j
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 MAX_METRICS_BYTES = 2**29  # 200 epochs of iNaturalist 2018 are a tenth of it
+REMEDIES = {
+    "checkpoint.pt": "delete it to start this run anew",
+    "best.pt": "without it, --checkpoint last reads the last epoch",
+}
 YEAR_3000 = 32503680000  # seconds since 1970
 GROUPS = ("all", "many", "medium", "few")
 STATES = {  # what the two checkpoints hold, and of which type
@@ -74,18 +78,26 @@ class Run:
             yield
 
     def must_be_new(self) -> None:
-        """Raises ValueError where something has been trained, or was to be."""
-        if self.started:
+        """Raises ValueError where something has been trained, or was to be, or lies there."""
+        if self.started or self.resumable or self.finished:
             raise ValueError(
                 f"run {self.name!r} exists in {self.path.parent}: continue it with --resume, "
                 "or choose another --name"
             )
+        self.must_be_ours()
+
+    def must_be_ours(self) -> None:
+        """Raises ValueError where the folder is one of other things."""
+        others = [path.name for path in self.path.iterdir() if not path.name.startswith(".")]
+        if others and not (self.started or self.resumable or self.finished):
+            raise ValueError(f"{self.path} is no run, it holds {others[0]}: choose another --name")
 
     def discard(self) -> None:
         """Delete a run that holds no weights; its name is free again."""
         if self.resumable or self.finished:
             return
-        for name in ("config.json", "metrics.jsonl", "temperature.json", locks.NAME):
+        ours = ("metrics.jsonl", "temperature.json", "best.pt", "config.json")
+        for name in (*ours * self.started, locks.NAME):  # without config.json nothing is ours
             (self.path / name).unlink(missing_ok=True)
         if not any(self.path.iterdir()):
             self.path.rmdir()
@@ -148,16 +160,7 @@ class Run:
     def metrics(self) -> list[dict[str, Any]]:
         """A dict for each finished epoch, up to the first torn or damaged line."""
         path = self.path / "metrics.jsonl"
-        rows = []
-        for line in read_bytes(path, MAX_METRICS_BYTES).splitlines() if path.is_file() else []:
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                break
-            if not _is_epoch(row):
-                break
-            rows.append(row)
-        return rows
+        return rows_of(read_bytes(path, MAX_METRICS_BYTES)) if path.is_file() else []
 
     def epochs_done(self) -> int:
         rows = self.metrics()
@@ -210,7 +213,12 @@ class Run:
         import torch
 
         content = io.BytesIO()
-        torch.save(state, content)
+        try:
+            torch.save(state, content)
+        except RuntimeError as error:
+            if "inline_container" not in str(error):
+                raise
+            raise MemoryError(f"for {name}") from error  # as PyTorch reports it
         write_file(self.path / name, content.getbuffer())
 
     def load_state(self, name: str) -> dict[str, Any]:
@@ -223,12 +231,12 @@ class Run:
         except FileNotFoundError:
             raise ValueError(f"run {self.name} has no {name}") from None
         except ValueError as error:
-            raise ValueError(f"{path} cannot be read: {error}") from error
+            raise ValueError(f"{path} cannot be read: {error}; {REMEDIES[name]}") from error
         wrong = [key for key in wanted if not isinstance(state.get(key, ...), wanted[key])]
         if wrong:
             raise ValueError(
                 f"{path} lacks {', '.join(sorted(wrong))}: it is of another version of wbcli, or "
-                "was changed; delete it to start this run anew"
+                f"was changed; {REMEDIES[name]}"
             )
         return state
 
@@ -310,6 +318,8 @@ def create(runs_dir: Path, config: Config, name: str | None) -> Run:
         try:
             run.path.mkdir()
         except FileExistsError:
+            if not run.path.is_dir():
+                raise ValueError(f"{run.path} is a file: choose another --name") from None
             with run.locked():
                 run.must_be_new()
         return run
@@ -345,6 +355,8 @@ def named(runs_dir: Path, name: str) -> Run:
             f"{name!r} cannot name a run: use letters, digits, '.', '_' and '-', "
             "with a letter or digit first, at most 100"
         )
+    if name == "studies":
+        raise ValueError("'studies' is where tune and reproduce keep theirs: choose another --name")
     return Run(runs_dir / name)
 
 
@@ -421,6 +433,20 @@ def changes(run: Run, config: Config) -> list[str]:
         for key in now
         if before[key] != now[key] and key != "data_dir"
     ]
+
+
+def rows_of(content: bytes) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl, up to the first that is torn or damaged."""
+    rows = []
+    for line in content.splitlines():
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            break
+        if not _is_epoch(row):
+            break
+        rows.append(row)
+    return rows
 
 
 def _is_epoch(row: Any) -> bool:

@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,7 @@ def replacing(path: Path):
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with saying_what(path):
+            partial.unlink(missing_ok=True)  # a link would lead elsewhere
             yield partial
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
@@ -81,4 +82,5 @@ def replacing(path: Path):
             finally:
                 os.close(folder)
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # what went wrong before is to be said
+            partial.unlink(missing_ok=True)

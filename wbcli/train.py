@@ -120,14 +120,14 @@ def fit(
 def check_finite(position: Position, config: Config) -> None:
     """Raises ArithmeticError where the loss of a step of this epoch was NaN or infinite."""
     if not math.isfinite(position.loss_sum.item()):
-        step = position.finite_steps.item() + 1
+        step = f"step {position.finite_steps.item() + 1}"
         raise diverged("the training loss", position.epoch, step, config)
 
 
-def diverged(what: str, epoch: int, step: int | str, config: Config) -> ArithmeticError:
+def diverged(what: str, epoch: int, step: str, config: Config) -> ArithmeticError:
     """The error that says what is not finite, in which step of which epoch (from 0), and why."""
     return ArithmeticError(
-        f"{what} became nan or infinite in epoch {epoch + 1}, step {step} "
+        f"{what} became nan or infinite in epoch {epoch + 1}, {step} "
         f"(lr {config.lr_at(epoch):g}, weight decay {config.wd:g}): lower --lr or --wd"
     )
 

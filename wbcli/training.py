@@ -12,11 +12,14 @@ from torch import nn
 from wbcli import data, epochs, evaluate, models
 from wbcli.balance import radius_of
 from wbcli.config import Config
+from wbcli.data.loader import bounds
 from wbcli.device import environment
 from wbcli.losses import class_balanced_weights
-from wbcli.runs import Run
+from wbcli.runs import Run, rows_of
 from wbcli.signals import whole
 from wbcli.train import Position, check_finite, diverged, fit, make_optimizer
+
+ANEW = "delete it to start this run anew"
 
 
 def ignore(*values: Any) -> None:
@@ -56,13 +59,14 @@ class Training:
         constrained: list[nn.Parameter],
     ):
         self.config, self.run, self.dataset, self.device = config, run, dataset, device
+        self._path = run.path / "checkpoint.pt"
         self.listener, self.network, self.constrained = listener, network, constrained
         self.network.to(device, memory_format=torch.channels_last)
         self.radii = [radius_of(config.maxnorm, config.radius, w) for w in self.constrained]
         state = run.load_state("checkpoint.pt") if run.resumable else None
         if state:
             _check_same(config, run, dataset, state)
-            self.radii = state["radii"]
+            self.radii = self._radii_of(state)
         self.optimizer = make_optimizer(parameters, self.constrained, self.radii, config)
         self.position = Position(device)
         self.seconds = 0.0  # that the epoch has taken
@@ -76,8 +80,8 @@ class Training:
         """Write what a run has from its start; metrics.jsonl as the checkpoint knows it."""
         if not self.run.resumable:
             (self.run.path / "best.pt").unlink(missing_ok=True)  # of a start that was killed
-        self.run.write_metrics([json.loads(line) for line in self.lines.splitlines()])
         self.run.write_record(self.config, circumstances(self.dataset, self.device))
+        self.run.write_metrics([json.loads(line) for line in self.lines.splitlines()])
 
     def run_epochs(
         self, trained: nn.Module, settings: Config, splits: dict[str, Any], save_every: int
@@ -91,6 +95,8 @@ class Training:
         """
         self.trained, self.settings, self.splits = trained, settings, splits
         batches = self.splits.pop("train")
+        if not 0 <= self.position.step <= len(bounds(batches.size, self.config.batch_size)):
+            raise ValueError(f"{self._path} does not fit this run: {ANEW}")
         weights = class_balanced_weights(self.dataset.class_counts, self.config.beta)
         self.started = time.perf_counter()
 
@@ -146,11 +152,12 @@ class Training:
         """Raises ArithmeticError where a loss, a weight or a momentum is NaN or infinite."""
         config, position = self.config, self.position
         check_finite(position, config)
-        momenta = [kept["momentum_buffer"] for kept in self.optimizer.state.values()]
+        momenta = [kept.get("momentum_buffer") for kept in self.optimizer.state.values()]
         tensors = [*self.network.state_dict().values(), *momenta]
         floats = [t for t in tensors if t is not None and t.is_floating_point()]
         if not torch.stack([t.isfinite().all() for t in floats]).all():
-            at = (position.epoch, position.step) if position.step else (position.epoch - 1, "last")
+            epoch, step = position.epoch, f"step {position.step}"
+            at = (epoch, step) if position.step else (epoch - 1, "its last step")
             raise diverged("a weight", *at, config)
 
     def _write_checkpoint(self) -> None:
@@ -178,28 +185,38 @@ class Training:
         self.run.save_weights(weights)  # last: with them the run is finished
         return json.loads(self.lines.splitlines()[-1])
 
+    def _radii_of(self, state: dict[str, Any]) -> list[float | None]:
+        """Those of the first start: the rows of a network that trained have other lengths."""
+        radii = state["radii"]
+        if [type(radius) for radius in radii] != [type(radius) for radius in self.radii]:
+            raise ValueError(f"{self._path} does not fit this run: {ANEW}")
+        return radii
+
     def _restore(self, state: dict[str, Any]) -> None:
+        self.seconds, self.best, self.lines = state["seconds"], state["best"], state["metrics"]
         try:
             self.network.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            groups = self.optimizer.state_dict()["param_groups"]  # the settings' own
+            momenta = {"state": state["optimizer"]["state"], "param_groups": groups}
+            self.optimizer.load_state_dict(momenta)
             for p, kept in self.optimizer.state.items():
-                if kept["momentum_buffer"] is not None:
+                if kept.get("momentum_buffer") is not None:
                     kept["momentum_buffer"].view_as(p)
             self.position.restore(state)
-            measured = state["epoch"] - (state["row"] is not None)
-            if state["metrics"].count("\n") != measured:
+            if self.best is not None:
+                float(self.best["accuracy"]), int(self.best["epoch"])
+            rows = [row["epoch"] for row in rows_of(self.lines.encode())]
+            if rows != list(range(1, state["epoch"] + (state["row"] is None))):
                 raise ValueError("a line of metrics is missing")
         except Exception as error:  # a changed file can hold anything under these names
-            path = self.run.path / "checkpoint.pt"
-            raise ValueError(f"{path} does not fit this run: delete it to start anew") from error
-        self.seconds, self.best, self.lines = state["seconds"], state["best"], state["metrics"]
+            raise ValueError(f"{self._path} does not fit this run: {ANEW}") from error
         self._note_saved()
 
     def _note_saved(self) -> None:
         epoch, step = self.position.epoch, self.position.step
         self.saved = f"the last good checkpoint is of epoch {epoch}"
         self.saved += f" and {step} steps" if step else ""
-        self.saved += f" ({self.run.path / 'checkpoint.pt'})"
+        self.saved += f" ({self._path})"
         self.listener.on_save(epoch, step)
 
     def _stop_clock(self) -> None:
@@ -229,10 +246,12 @@ def _settings(config: Config) -> dict[str, Any]:
 
 def _check_same(config: Config, run: Run, dataset: data.Dataset, state: dict[str, Any]) -> None:
     """Raises ValueError where a run would not go on as it began."""
-    if state["settings"] != _settings(config):
-        raise ValueError(
-            f"{run.path / 'checkpoint.pt'} is of a run with other settings: delete it to start anew"
-        )
+    try:
+        same = bool(state["settings"] == _settings(config))
+    except RuntimeError:  # a tensor among them
+        same = False
+    if not same:
+        raise ValueError(f"{run.path / 'checkpoint.pt'} is of a run with other settings: {ANEW}")
     try:
         run.record()
     except (FileNotFoundError, ValueError):  # config.json will be written anew

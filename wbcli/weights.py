@@ -40,13 +40,18 @@ class _TensorPickle(pickles.Machine):
 
     def find(self, module: str, name: str) -> Callable | None:
         if (module, name) == ("collections", "OrderedDict"):
-            return lambda *_: self.contain({})
+            return self.ordered
         if (module, name) in MAKERS:
             return lambda *_: None
         if module == "torch" and name.endswith("Storage"):
             return None  # only ever a part of what is persistent
         wanted = f"{module[:80]}.{name[:80]}".encode("unicode_escape").decode()
         raise _Refused(f"it holds more than plain tensors ({wanted}): {STATE_DICT}")
+
+    def ordered(self, pairs: list = ()) -> dict:
+        self.stack.append(self.contain({}))
+        self.fill([item for pair in pairs for item in pair])
+        return self.stack.pop()
 
     def is_key(self, key: object) -> bool:
         return super().is_key(key) or (type(key) is int and abs(key) < MAX_KEY)

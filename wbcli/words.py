@@ -1,4 +1,8 @@
-"""Counts in sentences."""
+"""Counts and names in sentences."""
+
+import re
+
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # surrogates: undecodable bytes
 
 
 def counted(count: int, noun: str) -> str:
@@ -16,3 +20,8 @@ def has(count: int) -> str:
 def are(count: int) -> str:
     """The verb for so many: is, are."""
     return "is" if count == 1 else "are"
+
+
+def printable(name: str) -> str:
+    """A name that any terminal can show, on one line."""
+    return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), name)

@@ -12,6 +12,7 @@ from importlib import import_module
 import click
 
 from wbcli import __version__, console, signals
+from wbcli.words import printable
 
 COMMANDS = {  # command → module of wbcli.cli that holds it
     "stage1": "training",
@@ -79,7 +80,7 @@ def main(args: list[str] | None = None) -> None:
     except (KeyboardInterrupt, click.Abort):
         click.echo("Interrupted.", err=True)
         code = 130
-    except (ValueError, OSError, ArithmeticError, RuntimeError, MemoryError) as error:
+    except (ValueError, OSError, ArithmeticError, RuntimeError, MemoryError, ImportError) as error:
         code = _failed(error)
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -91,7 +92,7 @@ def _failed(error: Exception) -> int:
     if console.verbosity > 0:
         traceback.print_exception(error)
     text = " ".join(_sentence(error).split()) or type(error).__name__
-    click.echo(f"Error: {text}", err=True)
+    click.echo(f"Error: {printable(text)}", err=True)
     return 1
 
 

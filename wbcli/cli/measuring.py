@@ -69,6 +69,7 @@ def eval_command(
             tta=tta,
             precision=precision,
             data_dir=data_dir,
+            on_note=console.warn,
         )
         for run in chosen
     ]

@@ -219,7 +219,7 @@ def _open(runs_dir: Path, settings: Config, name: str | None, resume: bool) -> r
     """A new run; with `resume` the one of that name or of these settings, if there is one."""
     if resume and name:
         run = runs.named(runs_dir, name)
-        if run.started:
+        if run.path.is_dir():
             return run
     elif resume:
         same = [run for run in runs.all_runs(runs_dir) if not runs.changes(run, settings)]
@@ -236,7 +236,8 @@ def _check_continuable(run: runs.Run, settings: Config, resume: bool) -> None:
     """
     if not resume:
         run.must_be_new()
-    if not (run.resumable or run.finished):
+    run.must_be_ours()
+    if not run.started or not (run.resumable or run.finished):
         return
     changed = runs.changes(run, settings)
     if changed:

@@ -177,6 +177,8 @@ def _usable(content: Content, name: str, left_out: tuple[str, ...]) -> Content:
 def _without(split: Arrays, absent: set[str]) -> Arrays:
     """The split but for pictures of these names."""
     pictures, labels = split
+    if not isinstance(pictures, Pictures):
+        raise ValueError("left_out: this set has no files that could be left out")
     stays = [i for i in range(len(pictures)) if pictures.name(i) not in absent]
     if not stays:
         raise ValueError(

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from wbcli.data.pictures import EXTENSIONS, Pictures, printable
+from wbcli.data.pictures import EXTENSIONS, Pictures
 from wbcli.data.readers import Arrays, Content
-from wbcli.words import counted
+from wbcli.words import counted, printable
 
 LAYOUT = "train/CLASS/picture.jpg and test/CLASS/picture.jpg (val/CLASS/ is optional)"
 

@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wbcli.data.pictures import Pictures, printable
+from wbcli.data.pictures import Pictures
 from wbcli.data.readers import Problem, read_bytes
+from wbcli.words import printable
 
 WHOLE_NUMBER = re.compile(r"-?[0-9]+")
 MAX_LIST_BYTES = 1 << 26  # iNaturalist 2018's has 31 million, in 437,513 lines

@@ -10,7 +10,6 @@ Legend: N pictures, S side of the square that a network sees, C channels.
 import errno
 import io
 import os
-import re
 import signal
 import time
 import warnings
@@ -21,12 +20,12 @@ from pathlib import Path
 import numpy as np
 
 from wbcli.data import readers
+from wbcli.words import printable
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 EXTENSIONS += (".jp2", ".avif")
 # Pillow has more: for EPS it starts Ghostscript, whatever the file is called.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF", "JPEG2000", "AVIF")
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # surrogates: undecodable bytes
 ORIENTATION = 0x0112  # the EXIF tag
 UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # orientation → PIL.Image.Transpose
 MAX_BYTES = 1 << 29  # of a file: 100 million pixels of 5 bytes
@@ -98,11 +97,6 @@ def leave_signals_to_the_parent(*worker) -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def printable(name: str) -> str:
-    """A file name that any terminal can show, on one line."""
-    return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), name)
 
 
 def read_bytes(path: Path) -> bytes:
