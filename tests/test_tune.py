@@ -1,7 +1,11 @@
 """The tuner: what a search asks, that it can be interrupted, and what it leaves behind."""
 
 import json
+import os
 import shutil
+import sqlite3
+import subprocess
+import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
@@ -17,6 +21,7 @@ import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
+from sqlalchemy.exc import OperationalError
 
 from test_train import stage1
 from wbcli import cli, config, data, figures, runs, stages, tune
@@ -710,3 +715,30 @@ def test_a_stage1_search_that_was_interrupted_goes_on_within_the_training():
     assert seen[3:] == [(2, 2), (3, 1), (3, 2)], "trial 2 is trial 1 again, from its second epoch"
     assert stopped["trials"] == whole["trials"]
     assert stopped["best"] == whole["best"]
+
+
+def test_a_disk_that_fills_up_ends_a_search_in_a_sentence(wbcli, monkeypatch):
+    def full(*args, **options):
+        raise OperationalError("INSERT", {}, sqlite3.OperationalError("database or disk is full"))
+
+    monkeypatch.setattr(optuna.Study, "tell", full)
+    short = ("--val-per-class", "2", "--trials", "1", "--epochs", "1", "--batch-size", "64")
+    result = wbcli("tune", "stage1", "digitslt", *short)
+    assert (result.code, result.out) == (1, "")
+    last = result.err.splitlines()[-1]
+    assert "disk is full, while writing the search runs/studies/tune-stage1-digitslt-" in last
+
+
+def test_a_search_is_done_by_one_process(wbcli, monkeypatch):
+    def busy(*args, **options):
+        again = subprocess.run(
+            [sys.executable, "-m", "wbcli", *command], capture_output=True, text=True
+        )
+        assert (again.returncode, again.stdout) == (1, "")
+        assert f"is in use by process {os.getpid()} on " in again.stderr.splitlines()[-1]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(optuna.Study, "tell", busy)
+    short = ("--val-per-class", "2", "--trials", "1", "--epochs", "1", "--batch-size", "64")
+    command = ["tune", "stage1", "digitslt", *short]
+    assert wbcli(*command).code == 130
