@@ -173,6 +173,30 @@ def test_a_real_disk_that_fills_up_and_has_room_again(wbcli, small_disk):
     assert runs.Run(small_disk / "it").finished
 
 
+def train_pets(**options) -> subprocess.Popen:
+    """A long training on pictures, with two processes that decode them, after its first epoch."""
+    write_folder(Path("pets"), {"cat": 200, "dog": 100}, test=200)
+    small = ("--arch", "resnet8", "--image-size", "32", "--epochs", "500", "--workers", "2")
+    process = start("stage1", "pets", "--name", "it", *small, **options)
+    for line in process.stderr:
+        if line.startswith("epoch 1/"):
+            break
+    return process
+
+
+def test_a_process_that_decodes_and_is_killed_ends_the_training_in_a_sentence():
+    if not Path("/proc/self/task").is_dir():
+        pytest.skip("needs Linux's /proc")
+    process = train_pets()
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[0]), signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1, err
+    last = err.splitlines()[-1]
+    assert last.startswith("Error: a process that decodes pictures was killed, perhaps for want of")
+    assert last.endswith(" are saved; continue with the same command and --name it --resume")
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_to_all_processes_of_a_job_is_one_to_the_training(number, code):
     """As a batch system sends it, or a terminal that is closed."""
@@ -181,12 +205,7 @@ def test_a_signal_to_all_processes_of_a_job_is_one_to_the_training(number, code)
         os.setsid()
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-    write_folder(Path("pets"), {"cat": 200, "dog": 100}, test=200)
-    small = ("--arch", "resnet8", "--image-size", "32", "--epochs", "500", "--workers", "2")
-    process = start("stage1", "pets", "--name", "it", *small, preexec_fn=alone)
-    for line in process.stderr:
-        if line.startswith("epoch 1/"):
-            break
+    process = train_pets(preexec_fn=alone)
     os.killpg(process.pid, number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code, err

@@ -256,6 +256,8 @@ def _kept(run: runs.Run, settings: Config) -> Iterator[Callable[[int, int], None
 
     A run in which nothing was trained leaves nothing behind.
     """
+    from wbcli.data.workers import Killed
+
     saved = None
 
     def on_save(*position: int) -> None:
@@ -277,6 +279,8 @@ def _kept(run: runs.Run, settings: Config) -> Iterator[Callable[[int, int], None
     except (KeyboardInterrupt, SystemExit):
         console.warn(f"stopped; {how()}")
         raise
+    except Killed as error:
+        raise Killed(f"{error}; {how()}") from error
     except OSError as error:
         file = f" ({error.filename})" if error.filename else ""
         raise OSError(error.errno, f"{error.strerror or error}{file}; {how()}") from error

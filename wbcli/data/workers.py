@@ -33,6 +33,11 @@ KILLED = (
     "lower --workers, --batch-size or --image-size"
 )
 
+
+class Killed(RuntimeError):
+    """A process that decodes pictures was killed."""
+
+
 Decode = Callable[[int, int, int], np.ndarray]  # seed, epoch, index → uint8 [S, S, 3]
 
 
@@ -65,7 +70,7 @@ class Workers:
 
         Raises:
             BrokenPicture, OSError: what `decode` raised, in its turn.
-            RuntimeError: a process was killed.
+            Killed: a process was killed.
         """
         if not self.slots.size:
             self._start()
@@ -132,7 +137,7 @@ def by_workers(dataset: Dataset, keys: list) -> Iterator:
     Keys are small: sending one never waits for a process that waits to answer.
 
     Raises:
-        RuntimeError: a process was killed.
+        Killed: a process was killed.
     """
     count = min(pictures.workers_to_use(), len(keys))
     if not count:
@@ -198,7 +203,7 @@ def _send(pipe: Connection, message: tuple) -> None:
         pipe.send(message)
     except OSError as error:
         time.sleep(GRACE)
-        raise RuntimeError(KILLED) from error
+        raise Killed(KILLED) from error
 
 
 def _receive(pipe: Connection) -> tuple[int, Any, Exception | None]:
@@ -206,7 +211,7 @@ def _receive(pipe: Connection) -> tuple[int, Any, Exception | None]:
         return pipe.recv()
     except (EOFError, OSError) as error:
         time.sleep(GRACE)
-        raise RuntimeError(KILLED) from error
+        raise Killed(KILLED) from error
 
 
 def _stop(processes: list, pipes: list[Connection]) -> None:
