@@ -263,15 +263,16 @@ def test_a_run_that_lost_its_config_goes_on(wbcli, stopped):
     assert runs.Run(stopped).config().epochs == 3
 
 
+@pytest.mark.parametrize("theirs", [("best.pt", "metrics.jsonl"), (".mine.partial",)])
 @pytest.mark.parametrize("more", [(), ("--resume",)])
-def test_a_folder_of_other_things_is_left_alone(wbcli, more):
+def test_a_folder_of_other_things_is_left_alone(wbcli, theirs, more):
     (RUNS / "it").mkdir(parents=True)
-    for name in ("best.pt", "metrics.jsonl"):
+    for name in theirs:
         (RUNS / "it" / name).write_text("mine")
     result = wbcli(*TRAIN, *more)
     assert (result.code, result.out) == (2, "")
     assert "runs/it is no run, it holds " in result.err
-    assert files(RUNS / "it") == {"best.pt": b"mine", "metrics.jsonl": b"mine"}
+    assert files(RUNS / "it") == dict.fromkeys(theirs, b"mine")
 
 
 @pytest.mark.parametrize("name", [locks.NAME, f".checkpoint.pt.{os.getpid()}.partial"])
@@ -309,11 +310,12 @@ def test_what_a_killed_process_had_half_written_is_deleted():
     run = runs.create(RUNS, settings(), "it")
     for name in (".checkpoint.pt.1.partial", ".features.1.0", locks.NAME):
         (run.path / name).write_bytes(b"half")
-    (run.path / "notes.txt").write_text("mine")
+    for name in ("notes.txt", ".mine.partial", ".features.csv"):
+        (run.path / name).write_text("mine")
     with run.locked():
         owner = json.loads((run.path / locks.NAME).read_text())
         assert owner["process"] == os.getpid()
-    assert os.listdir(run.path) == ["notes.txt"]
+    assert sorted(os.listdir(run.path)) == [".features.csv", ".mine.partial", "notes.txt"]
 
 
 SIGNALLED = """

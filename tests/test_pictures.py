@@ -218,7 +218,7 @@ def jpeg_of_scans(count: int) -> bytes:
         (png(0, 8, 1, 1, b"\0\0", (b"zTXt", b"x\0\0" + BOMB)), "Decompressed data too large"),
         (gif_of_a_frame(65535, 65535), "decompression bomb"),
         (gif_of_a_frame(12_000, 9_000), "12000×9000 pixels, more than 100,000,000"),
-        (jpeg_of_scans(200), "scans, more than 100"),
+        (jpeg_of_scans(200), "a JPEG of more than 100 scans"),
         (encoded(photo(), "EPS"), "not a picture that Pillow can read"),
         (encoded(photo(), "ICNS"), "not a picture that Pillow can read"),
     ],
@@ -228,6 +228,13 @@ def test_hostile_pictures_are_refused_before_they_take_memory_or_time(monkeypatc
     monkeypatch.setattr(Image.Image, "load", lambda image: pytest.fail("its pixels were decoded"))
     with pytest.raises(BrokenPicture, match=reason):
         decode(content, (8, 8), eval_crop)
+
+
+def test_a_film_behind_a_progressive_jpeg_is_no_scan_of_it():
+    """As phones save a motion photo: its bytes hold some 120 markers by chance."""
+    film = np.random.default_rng(0).integers(0, 256, 8 << 20, dtype=np.uint8).tobytes()
+    assert film.count(b"\xff\xda") > 100
+    assert decoded(jpeg_of_scans(20) + film, (8, 8)).mean() > 0
 
 
 def test_a_progressive_jpeg_of_usual_scans_is_read():

@@ -27,6 +27,16 @@ def test_idx_plain_and_gzip(tmp_path, pack):
     assert readers.read_idx(path, 3).tolist() == images.tolist()
 
 
+def test_a_gzip_file_of_several_members_is_one(tmp_path):
+    content = idx(np.arange(24, dtype=np.uint8))
+    parts = [content[:9], b"", content[9:20], content[20:]]
+    (tmp_path / "a.gz").write_bytes(b"".join(map(gzip.compress, parts)))
+    assert readers.read_idx(tmp_path / "a.gz", 1).tolist() == list(range(24))
+    (tmp_path / "a.gz").write_bytes(gzip.compress(b"") * 3000 + gzip.compress(content))
+    with pytest.raises(ValueError, match="is damaged \\(it has more than 2,000 members"):
+        readers.read_idx(tmp_path / "a.gz", 1)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -39,8 +49,8 @@ def test_idx_plain_and_gzip(tmp_path, pack):
         ("a", bytes([0, 0, 8, 1, 0, 0, 0, 0]), "promises 0 bytes of data (0), expected from 1 to"),
         ("a.gz", b"", "the gzip stream is damaged (it ends early)"),
         ("a.gz", gzip.compress(b""), "got one that starts with nothing"),
-        ("a.gz", gzip.compress(idx(np.zeros(4, np.uint8))) + b"x", "something follows its end"),
-        ("a.gz", gzip.compress(idx(np.zeros(4, np.uint8))) * 2, "something follows its end"),
+        ("a.gz", gzip.compress(idx(np.zeros(4, np.uint8))) + b"x", "the gzip stream is damaged"),
+        ("a.gz", gzip.compress(idx(np.zeros(4, np.uint8))) * 2, "it holds more"),
         ("a.gz", gzip.compress(idx(np.zeros(4, np.uint8)))[:-8] + bytes(8), "incorrect data check"),
         ("a.gz", b"not gzip at all", "the gzip stream is damaged"),
         ("a.gz", gzip.compress(idx(np.zeros(999, np.uint8)))[:-12], "the gzip stream is damaged"),

@@ -21,6 +21,7 @@ from wbcli.data.readers import read_bytes
 from wbcli.storage import is_number, read_json, saying_what, write_file, write_json
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+TEMPORARY = re.compile(r"\.(?:[a-z]+\.[a-z0-9]+\.\d+\.partial|features\.\d+\.\d+)")  # of ours
 MAX_METRICS_BYTES = 2**29  # 200 epochs of iNaturalist 2018 are a tenth of it
 REMEDIES = {
     "checkpoint.pt": "delete it to start this run anew",
@@ -72,9 +73,8 @@ class Run:
         What a process that was killed had half written is deleted.
         """
         with locks.hold(self.path, f"run {self.name}"):
-            for pattern in (".*.partial", ".features.*"):
-                for leftover in self.path.glob(pattern):
-                    leftover.unlink(missing_ok=True)
+            for name in filter(TEMPORARY.fullmatch, os.listdir(self.path)):
+                (self.path / name).unlink(missing_ok=True)
             yield
 
     def must_be_new(self) -> None:
@@ -88,7 +88,8 @@ class Run:
 
     def must_be_ours(self) -> None:
         """Raises ValueError where the folder is one of other things."""
-        others = [path.name for path in self.path.iterdir() if not path.name.startswith(".")]
+        there = os.listdir(self.path) if self.path.is_dir() else []
+        others = [name for name in there if name != locks.NAME]
         if others and not (self.started or self.resumable or self.finished):
             raise ValueError(f"{self.path} is no run, it holds {others[0]}: choose another --name")
 

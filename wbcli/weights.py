@@ -5,6 +5,8 @@ makes PyTorch raise ends as one ValueError.
 """
 
 import io
+import pickle
+import re
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -16,13 +18,22 @@ from wbcli.data.readers import open_regular
 
 ZIP = b"PK\x03\x04"
 LEGACY_PICKLES = 5  # of PyTorch before 1.6: magic number, version, system, content, storages
+KEYS = (str, bytes, int, float, bool, type(None))
 MAX_KEY = 1 << 60  # larger numbers can be made to collide in a dict
 STATE_DICT = "save the state dict alone, torch.save(model.state_dict(), FILE)"
 MAKERS = {  # what a pickle of tensors calls
+    ("torch._utils", "_rebuild_tensor"),
     ("torch._utils", "_rebuild_tensor_v2"),
+    ("torch._utils", "_rebuild_tensor_v3"),
     ("torch._utils", "_rebuild_parameter"),
+    ("torch._utils", "_rebuild_parameter_with_state"),
     ("torch", "Size"),
+    ("torch", "device"),
 }
+NAMED = re.compile(  # types of storages and of numbers, which are never called
+    r"torch\.(?:storage\.)?(?:\w+Storage|b?float\d+\w*|u?int\d+|bool|complex\d+)"
+)
+PROTOCOLS = 3  # of pickles that torch.load checks
 
 
 class _Refused(ValueError):
@@ -39,22 +50,32 @@ class _TensorPickle(pickles.Machine):
     max_containers = 100_000
 
     def find(self, module: str, name: str) -> Callable | None:
-        if (module, name) == ("collections", "OrderedDict"):
-            return self.ordered
+        if module == "collections" and name in ("OrderedDict", "Counter"):
+            return self.mapping
+        if name == "set" and module in ("builtins", "__builtin__"):
+            return self.collection
         if (module, name) in MAKERS:
             return lambda *_: None
-        if module == "torch" and name.endswith("Storage"):
-            return None  # only ever a part of what is persistent
+        if (module, name) == ("_codecs", "encode"):
+            return self.encode
+        if NAMED.fullmatch(f"{module}.{name}"):
+            return None
         wanted = f"{module[:80]}.{name[:80]}".encode("unicode_escape").decode()
         raise _Refused(f"it holds more than plain tensors ({wanted}): {STATE_DICT}")
 
-    def ordered(self, pairs: list = ()) -> dict:
+    def mapping(self, content: dict | list = ()) -> dict:
+        pairs = content.items() if type(content) is dict else content
         self.stack.append(self.contain({}))
         self.fill([item for pair in pairs for item in pair])
         return self.stack.pop()
 
+    def collection(self, items: list) -> None:
+        all(map(self.is_key, items))
+
     def is_key(self, key: object) -> bool:
-        return super().is_key(key) or (type(key) is int and abs(key) < MAX_KEY)
+        if (type(key) is int and abs(key) >= MAX_KEY) or type(key) not in KEYS:
+            raise _Refused(f"it holds a dict whose keys are no names or numbers: {STATE_DICT}")
+        return True
 
     def persistent(self) -> None:
         if type(self.stack.pop()) is not tuple:
@@ -111,6 +132,11 @@ def check_archive(path: Path) -> None:
 
 def _check_pickle(content: bytes, at: int) -> int:
     """Refuse a pickle of more than tensors; returns where it ends."""
+    if content[at : at + 1] == pickle.PROTO and content[at + 1 : at + 2] > bytes([PROTOCOLS]):
+        raise ValueError(
+            f"it was saved with pickle protocol {content[at + 1]}, which PyTorch cannot check: "
+            "save it with torch.save's own"
+        )
     program = _TensorPickle(content)
     program.at = at
     try:

@@ -10,6 +10,7 @@ Legend: N pictures, S side of the square that a network sees, C channels.
 import errno
 import io
 import os
+import re
 import signal
 import time
 import warnings
@@ -23,13 +24,15 @@ from wbcli.data import readers
 from wbcli.words import printable
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
-EXTENSIONS += (".jp2", ".avif")
+EXTENSIONS += (".jp2", ".avif", ".jfif", ".jpe", ".mpo", ".pbm", ".pnm")
 # Pillow has more: for EPS it starts Ghostscript, whatever the file is called.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF", "JPEG2000", "AVIF")
 ORIENTATION = 0x0112  # the EXIF tag
 UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # orientation → PIL.Image.Transpose
 MAX_BYTES = 1 << 29  # of a file: 100 million pixels of 5 bytes
 MAX_PIXELS = 100_000_000  # a larger picture is taken for a decompression bomb
+MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")  # of a JPEG, but for those within its scans
+START_OF_IMAGE, END_OF_IMAGE, START_OF_SCAN = b"\xd8", b"\xd9", b"\xda"
 MAX_SCANS = 100  # of a progressive JPEG: each passes over all its pixels; ten are usual
 EVAL_FRACTION = 224 / 256  # resize 256, centre crop 224
 MAX_PADDING = 1 << 25  # bytes to which names are padded, beyond a multiple of their own
@@ -173,9 +176,23 @@ def _check_size(image, content: bytes) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ValueError(f"{width}×{height} pixels, more than {MAX_PIXELS:,}")
-    scans = content.count(b"\xff\xda") if "progressive" in image.info else 0
-    if scans > MAX_SCANS:
-        raise ValueError(f"a JPEG of {scans:,} scans, more than {MAX_SCANS}")
+    if "progressive" in image.info and _num_scans(content) > MAX_SCANS:
+        raise ValueError(f"a JPEG of more than {MAX_SCANS} scans")
+
+
+def _num_scans(content: bytes) -> int:
+    """Scans of a JPEG up to its end, behind which a film may follow; a little more than MAX_SCANS
+    are enough.
+    """
+    at = scans = 0
+    while scans <= MAX_SCANS and (marker := MARKER.search(content, at)):
+        at, code = marker.end(), marker[1]
+        if code == END_OF_IMAGE:
+            break
+        scans += code == START_OF_SCAN
+        if code != START_OF_IMAGE:
+            at += int.from_bytes(content[at : at + 2])  # the segment, whatever is in it
+    return scans
 
 
 def _orientation(image) -> int:

@@ -17,6 +17,7 @@ from wbcli.data import pickles
 
 CHUNK = 1 << 20
 MAX_IDX_BYTES = 1 << 30  # unpacked; Fashion-MNIST has 47 million
+MAX_MEMBERS = 2000  # of a gzip file, one for each 64 KiB in some
 MAX_PICKLE_BYTES = 1 << 29  # CIFAR-100 has 155 million
 
 Arrays = tuple[np.ndarray, np.ndarray]
@@ -110,21 +111,34 @@ def _idx(file: "BinaryIO | _Gzip", ndim: int) -> np.ndarray:
 
 
 class _Gzip:
-    """`read` of a single gzip stream. Python's gzip reads any number of empty ones in a row."""
+    """`read` of a gzip file. Python's own reads any number of empty members in a row."""
 
     def __init__(self, packed: BinaryIO):
-        self.packed, self.stream = packed, zlib.decompressobj(wbits=31)
+        self.packed, self.members = packed, 0
+        self.rest, self.stream = b"", None
+        self._start_member()
 
     def read(self, size: int) -> bytes:
         piece = b""
-        while not piece and not self.stream.eof:
-            packed = self.stream.unconsumed_tail or self.packed.read(CHUNK)
+        while not piece and self.stream:
+            packed = self.stream.unconsumed_tail or self.rest or self.packed.read(CHUNK)
+            self.rest = b""
             if not packed:
                 raise EOFError("it ends early")
             piece = self.stream.decompress(packed, size)  # checks its CRC-32 at the end
-        if not piece and (self.stream.unused_data or self.packed.read(1)):
-            raise zlib.error("something follows its end")
+            if self.stream.eof:
+                self.rest = self.stream.unused_data or self.packed.read(CHUNK)
+                self._start_member()
         return piece
+
+    def _start_member(self) -> None:
+        if self.members and not self.rest:
+            self.stream = None
+            return
+        self.members += 1
+        if self.members > MAX_MEMBERS:
+            raise zlib.error(f"it has more than {MAX_MEMBERS:,} members")
+        self.stream = zlib.decompressobj(wbits=31)
 
 
 def _read_at_most(file: "BinaryIO | _Gzip", size: int) -> bytearray:
