@@ -77,11 +77,11 @@ SCENARIOS = {  # command line, and what must come out the same
         outcome_of_run("it"),
     ),
     "tune": (
-        ["tune", "stage1", "digitslt", "--val-per-class", "2", "--trials", "6", "--epochs", "3"],
+        ["tune", "stage1", "digitslt", "--val-per-class", "2", "--trials", "4", "--epochs", "2"],
         outcome_of_study("tune-stage1-*"),
     ),
     "heads": (
-        ["tune", "stage2", "parent", "--trials", "24", "--round", "8", "--epochs", "2"],
+        ["tune", "stage2", "parent", "--trials", "12", "--round", "4", "--epochs", "2"],
         outcome_of_study("tune-stage2-*"),
     ),
     "reproduce": (

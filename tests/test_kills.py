@@ -15,9 +15,9 @@ def test_what_is_killed_and_continued_ends_with_the_same_bits(scenario):
     if scenario in ("tune", "heads", "reproduce"):
         pytest.importorskip("optuna")
         pytest.importorskip("matplotlib")
-    command = [sys.executable, str(SCRIPT), "--kills", "4", "--scenario", scenario]
+    command = [sys.executable, str(SCRIPT), "--kills", "2", "--scenario", scenario]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.startswith(f"{scenario}: 4 kills, ")
+    assert done.stdout.startswith(f"{scenario}: 2 kills, ")
     killed, whole = done.stdout.split()[3], done.stdout.split()[5]
     assert killed == whole
