@@ -222,13 +222,11 @@ def test_safetensors(content):
 @given(content=damaged(RECORDS))
 def test_damaged_records(content):
     run = run_with("config.json", content)
-    for read in (
-        run.config,
-        run.class_names,
-        run.class_counts,
-        lambda: runs.all_runs(Path("runs")),
-    ):
-        watched(read)
+    found = watched(run.config)
+    assert found is None or isinstance(found, config.Config)
+    for read, kind in ((run.class_names, str), (run.class_counts, int)):
+        assert all(type(value) is kind for value in watched(read) or [])
+    assert watched(lambda: runs.all_runs(Path("runs"))) == ([] if found is None else [run])
 
 
 JSON = st.recursive(

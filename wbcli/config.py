@@ -5,7 +5,7 @@ Options that the user did not give are None until `resolve_stage1`, `resolve_sta
 """
 
 import math
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from types import NoneType, UnionType
 from typing import Any, NamedTuple, get_args, get_origin
 
@@ -63,6 +63,7 @@ LARGEST = {  # more can only be a mistake: it never ends, fills the memory, or i
     "radius": 1e30,
     "tau": 100,
 }
+SAVE_EVERY = 500  # steps between checkpoints within an epoch
 MAX_BITS = 64  # of an integer
 NO_OPTION = ("stage", "dataset", "init", "schedule", "frozen_batch_norm", "checkpoint")
 NO_OPTION += ("selected_on", "parent", "left_out")  # settings that have none of their name
@@ -232,6 +233,10 @@ class Config:
             _check_limits(*self.limits)
         if self.stage == "normalize" and self.tau is None:
             raise ValueError("--tau is missing: a normalize run divides by norms to its power")
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that make a run what it is; where the data lie is none of them."""
+        return {key: value for key, value in asdict(self).items() if key != "data_dir"}
 
     def constraint(self) -> str | None:
         """`max_norm`, `unit_norm` or None."""

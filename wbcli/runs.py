@@ -122,21 +122,19 @@ class Run:
 
     def class_names(self) -> list[str] | None:
         """As they were when it trained; None for a run that did not record them."""
-        names = self.record().get("class_names")
-        if names is not None and not (
-            isinstance(names, list) and all(isinstance(name, str) for name in names)
-        ):
-            raise ValueError(f"run {self.name}: class_names of config.json is no list of texts")
-        return names
+        return self._recorded("class_names", str, "texts")
 
     def class_counts(self) -> list[int] | None:
         """Images of each class on which it trained; None for a run that did not record them."""
-        counts = self.record().get("class_counts")
-        if counts is not None and not (
-            isinstance(counts, list) and all(type(count) is int for count in counts)
+        return self._recorded("class_counts", int, "counts")
+
+    def _recorded(self, key: str, kind: type, words: str) -> list | None:
+        found = self.record().get(key)
+        if found is not None and not (
+            isinstance(found, list) and all(type(value) is kind for value in found)
         ):
-            raise ValueError(f"run {self.name}: class_counts of config.json is no list of counts")
-        return counts
+            raise ValueError(f"run {self.name}: {key} of config.json is no list of {words}")
+        return found
 
     def write_temperature(self, checkpoint: str, tta: bool, temperature: float | None) -> None:
         """Keep what was fitted on validation images, for `predict` (None: there is no minimum)."""
@@ -427,13 +425,9 @@ def part(studies: Path, config: Config) -> Run:
 
 
 def changes(run: Run, config: Config) -> list[str]:
-    """Settings that are not the run's, as `wd 0.1 → 0.2`; where the data lie is none."""
-    before, now = asdict(run.config()), asdict(config)
-    return [
-        f"{key} {before[key]} → {now[key]}"
-        for key in now
-        if before[key] != now[key] and key != "data_dir"
-    ]
+    """Settings that are not the run's, as `wd 0.1 → 0.2`."""
+    before, now = run.config().identity(), config.identity()
+    return [f"{key} {before[key]} → {now[key]}" for key in now if before[key] != now[key]]
 
 
 def rows_of(content: bytes) -> list[dict[str, Any]]:

@@ -12,14 +12,12 @@ import torch
 from torch import nn
 
 from wbcli import data, epochs, evaluate, features, models
-from wbcli.config import Config
+from wbcli.config import SAVE_EVERY, Config
 from wbcli.data.batches import batches_of
 from wbcli.device import prepare
 from wbcli.ops import tau_norm_
 from wbcli.runs import Run, find, part
 from wbcli.training import Listener, Training, circumstances
-
-SAVE_EVERY = 500  # steps between checkpoints within an epoch
 
 
 def train(

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,11 +15,11 @@ from wbcli.config import Config
 from wbcli.data.loader import bounds
 from wbcli.device import environment
 from wbcli.losses import class_balanced_weights
-from wbcli.runs import Run, rows_of
+from wbcli.runs import REMEDIES, Run, rows_of
 from wbcli.signals import whole
 from wbcli.train import Position, check_finite, diverged, fit, make_optimizer
 
-ANEW = "delete it to start this run anew"
+ANEW = REMEDIES["checkpoint.pt"]
 
 
 def ignore(*values: Any) -> None:
@@ -162,7 +162,7 @@ class Training:
 
     def _write_checkpoint(self) -> None:
         state = self.position.state() | {
-            "settings": _settings(self.config),
+            "settings": self.config.identity(),
             "seconds": self.seconds,
             "model": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -239,15 +239,10 @@ def circumstances(dataset: data.Dataset, device: torch.device) -> dict[str, Any]
     return environment(device) | {"class_names": names, "class_counts": counts}
 
 
-def _settings(config: Config) -> dict[str, Any]:
-    """The settings that a checkpoint belongs to; where the data lie is none."""
-    return {key: value for key, value in asdict(config).items() if key != "data_dir"}
-
-
 def _check_same(config: Config, run: Run, dataset: data.Dataset, state: dict[str, Any]) -> None:
     """Raises ValueError where a run would not go on as it began."""
     try:
-        same = bool(state["settings"] == _settings(config))
+        same = bool(state["settings"] == config.identity())
     except RuntimeError:  # a tensor among them
         same = False
     if not same:

@@ -161,7 +161,7 @@ def training_options(command: Callable) -> Callable:
         click.option(
             "--save-every",
             type=click.IntRange(1),
-            default=500,
+            default=config.SAVE_EVERY,
             show_default=True,
             metavar="N",
             help="Write a checkpoint after every N steps, too, not only after an epoch.",
