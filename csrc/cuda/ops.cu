@@ -23,6 +23,8 @@
 #include "../ops.h"
 
 #include <cuda_runtime.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/macros.h>
 
 namespace wbcli::cuda {
 namespace {
@@ -274,7 +276,7 @@ void launch(void (*kernel)(Parameters...), int64_t num_rows, const Arguments&...
   constexpr int rows_per_block = block / GROUP;
   const int64_t grid = std::min(MAX_GRID, (num_rows + rows_per_block - 1) / rows_per_block);
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(
       torch::stable::accelerator::getCurrentDeviceIndex(), &stream));
   kernel<<<static_cast<unsigned>(grid), block, 0, static_cast<cudaStream_t>(stream)>>>(
       arguments...);
