@@ -20,7 +20,7 @@ def digits():
 
 def train(digits, device=CPU, **options):
     """Metrics and weights after two epochs on the digits, the last batch being a smaller one."""
-    settings = replace(stage1(), batch_size=48, **options)
+    settings = replace(stage1(), **({"batch_size": 48} | options))
     torch.manual_seed(0)
     network = models.for_run(settings, digits.num_classes).to(
         device, memory_format=torch.channels_last
@@ -32,7 +32,7 @@ def train(digits, device=CPU, **options):
         parameters, constrained, [settings.radius] * len(constrained), settings
     )
     weights = class_balanced_weights(digits.class_counts).float().to(device)
-    batches, notes, seen = batches_of(digits, "train", device, 48), [], []
+    batches, seen = batches_of(digits, "train", device, settings.batch_size), []
     rows = list(
         fit(
             network,
@@ -41,19 +41,14 @@ def train(digits, device=CPU, **options):
             weights,
             settings,
             after_step=seen.append,
-            on_note=notes.append,
         )
     )
-    return rows, network.state_dict(), notes, seen
+    return rows, network.state_dict(), seen
 
 
 def replay_eagerly(run, state):
-    """A recorder that warms up and restores as a capture does, and replays by running again."""
-    before = [tensor.clone() for tensor in state]
-    run()
-    with torch.no_grad():
-        for tensor, value in zip(state, before, strict=True):
-            tensor.copy_(value)
+    """A recorder that warms up as a capture does, and replays by running again."""
+    graph.warm_up(run, state)
     return run
 
 
@@ -64,38 +59,60 @@ def replay_eagerly(run, state):
 )
 def test_replayed_steps_are_the_eager_ones(digits, monkeypatch, options):
     monkeypatch.setattr(graph, "record", replay_eagerly)
-    rows, weights, notes, seen = train(digits, graph=True, **options)
+    rows, weights, seen = train(digits, graph=True, **options)
     eager = train(digits, **options)
     assert rows == eager[0]
     assert equal(weights, eager[1])
-    assert seen == eager[3] == 2 * [48, 48, 48, 48, 48, 47]
-    assert notes == []
+    assert seen == eager[2] == 2 * [48, 48, 48, 48, 48, 47]
 
 
-def test_what_cannot_be_captured_is_said_and_trained_eagerly(digits, monkeypatch):
+def test_warming_up_stays_within_the_epoch(digits, monkeypatch):
+    """287 images in batches of 120: three of them are more than there are."""
+    monkeypatch.setattr(graph, "record", replay_eagerly)
+    rows, weights, seen = train(digits, graph=True, batch_size=120)
+    eager = train(digits, batch_size=120)
+    assert seen == 2 * [120, 120, 47]
+    assert rows == eager[0]
+    assert equal(weights, eager[1])
+
+
+def test_a_failed_capture_ends_the_training(digits, monkeypatch):
+    """PyTorch stays on the stream of the capture: to go on would fail later, or worse."""
+
     def fail(run, state):
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
     monkeypatch.setattr(graph, "record", fail)
-    _, weights, notes, _ = train(digits, graph=True)
-    assert notes == [
-        "--graph: the step cannot be captured (operation not permitted when stream is capturing); "
-        "it goes on without graphs"
-    ]
-    assert equal(weights, train(digits)[1])
+    with pytest.raises(RuntimeError) as error:
+        train(digits, graph=True)
+    assert str(error.value) == (
+        "--graph: the step cannot be captured (operation not permitted when stream is capturing): "
+        "train without --graph"
+    )
 
 
-def test_cached_features_are_trained_on_without_graphs(digits):
+def test_memory_that_a_capture_lacks_is_no_reason_against_graphs(digits, monkeypatch):
+    def fail(run, state):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(graph, "record", fail)
+    with pytest.raises(torch.OutOfMemoryError, match=r"CUDA out of memory\."):
+        train(digits, graph=True)
+
+
+def test_a_projection_after_the_epoch_is_not_captured(digits, monkeypatch):
+    monkeypatch.setattr(graph, "record", replay_eagerly)
+    with pytest.raises(RuntimeError, match="with --project epoch its optimiser reads the learning"):
+        train(digits, graph=True, radius=0.3, project="epoch")
+
+
+def test_cached_features_are_not_captured():
     settings = replace(stage1(), graph=True, epochs=1)
-    head, notes = torch.nn.Linear(4, 10), []
+    head = torch.nn.Linear(4, 10)
     features = RandomFeatures(128, 10, 4, CPU)
     optimizer = make_optimizer(list(head.parameters()), [], [], settings)
-    fitted = fit(head, features, optimizer, torch.ones(10), settings, on_note=notes.append)
-    assert len(list(fitted)) == 1
-    assert notes == [
-        "--graph: the step cannot be captured (only images in memory can be drawn within a graph); "
-        "it goes on without graphs"
-    ]
+    with pytest.raises(RuntimeError, match="only images in memory can be drawn within a graph"):
+        list(fit(head, features, optimizer, torch.ones(10), settings))
 
 
 def test_graphs_need_a_gpu(wbcli):
@@ -114,10 +131,9 @@ def test_captured_steps_are_the_eager_ones_on_a_gpu(digits):
     device = torch.device("cuda", 0)
     torch.use_deterministic_algorithms(True)
     try:
-        rows, weights, notes, _ = train(digits, device, graph=True, radius=0.3)
+        rows, weights, _ = train(digits, device, graph=True, radius=0.3)
         eager = train(digits, device, radius=0.3)
     finally:
         torch.use_deterministic_algorithms(False)
-    assert notes == []
     assert rows == eager[0]
     assert equal(weights, eager[1])

@@ -15,13 +15,13 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def resolve(name: str) -> torch.device:
-    """`auto` is the first GPU, or the CPU without one.
+    """`auto` is the first GPU, or the CPU without one; a GPU becomes the current one.
 
     Raises:
         ValueError: a GPU was asked for that is not there.
     """
     if name == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+        name = "cuda:0" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -36,7 +36,8 @@ def resolve(name: str) -> torch.device:
                 f"{torch.__version__}; "
                 "use --device cpu, or see wbcli doctor"
             )
-        return torch.device("cuda", device.index or 0)
+        device = torch.device("cuda", device.index or 0)
+        torch.cuda.set_device(device)  # streams, events and graphs are made on the current one
     return device
 
 
@@ -51,9 +52,10 @@ def prepare(device: torch.device, precision: str, seed: int, deterministic: bool
     torch.manual_seed(seed)
     _keep_pages()
     if device.type == "cuda":
-        float32 = "tf32" if precision == "tf32" else "ieee"
-        torch.backends.cuda.matmul.fp32_precision = float32
-        torch.backends.cudnn.conv.fp32_precision = float32
+        # Not by fp32_precision: after that the getters of before raise, and Inductor reads them.
+        tf32 = precision == "tf32"
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = tf32
         torch.backends.cudnn.benchmark = not deterministic
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -27,24 +27,28 @@ def record(run: Callable[[], None], state: list[Tensor]) -> Callable[[], None]:
         state: every tensor that `run` changes and that outlives it; warming up leaves no trace.
 
     Raises:
-        RuntimeError: something in it cannot be captured.
+        RuntimeError: something in it cannot be captured. Nothing more can then be done on this
+            device: torch stays on the stream of the capture.
     """
-    before = [tensor.clone() for tensor in state]
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        for _ in range(WARM_UP):
-            run()
+        warm_up(run, state)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    try:
-        with torch.cuda.graph(graph):
-            run()
-    finally:
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
+
+
+def warm_up(run: Callable[[], None], state: list[Tensor]) -> None:
+    """Run it a few times, each from where `state` is, and leave `state` as it was."""
+    before = [tensor.clone() for tensor in state]
+    for _ in range(WARM_UP):
+        run()
         with torch.no_grad():
             for tensor, value in zip(state, before, strict=True):
                 tensor.copy_(value)
-    return graph.replay
 
 
 class GraphedEpochs:

@@ -69,7 +69,6 @@ def fit(
     *,
     position: Position | None = None,
     after_step: Callable[[int], None] = lambda images: None,
-    on_note: Callable[[str], None] = lambda text: None,
 ) -> Iterator[dict[str, float]]:
     """Train epoch after epoch; after each, yield its epoch (from 1), lr, train loss and accuracy.
 
@@ -82,14 +81,14 @@ def fit(
         config: loss, lr schedule, epochs, seed, precision, projection, batch norm.
         position: where to go on, and what is moved on; None starts.
         after_step: told the number of images after every step.
-        on_note: told why the steps are not captured as CUDA graphs, where that was asked for.
 
     Raises:
         ArithmeticError: the loss is NaN or infinite.
+        RuntimeError: CUDA graphs were asked for, and the step cannot be captured.
     """
     position = position or Position(batches.labels.device)
     step = _Step(network, optimizer, class_weights, config, position)
-    graphs = _capture(step, batches, on_note) if config.graph else None
+    graphs = _capture(step, batches) if config.graph else None
     if position.row:
         yield position.row
     while position.epoch < config.epochs:
@@ -189,18 +188,24 @@ class _Step:
         return [*self.network.state_dict().values(), *buffers, *sums]
 
 
-def _capture(step: _Step, batches: Batches, on_note: Callable[[str], None]) -> GraphedEpochs | None:
-    """The epochs as CUDA graphs; None, and a note that says why, where they cannot be captured."""
-    step.start_epoch(0.0)
+def _capture(step: _Step, batches: Batches) -> GraphedEpochs:
+    """The epochs as CUDA graphs.
+
+    Raises:
+        RuntimeError: they cannot be captured.
+    """
     reason = "only images in memory can be drawn within a graph"
-    if isinstance(batches, Batches):
+    if step.config.project == "epoch":
+        reason = "with --project epoch its optimiser reads the learning rate on the host"
+    elif isinstance(batches, Batches):
+        step.start_epoch(0.0)
         try:
             return GraphedEpochs(batches, step, step.state())
         except RuntimeError as error:
+            if "out of memory" in str(error):
+                raise
             reason = str(error).splitlines()[0]
-    on_note(f"--graph: the step cannot be captured ({reason}); it goes on without graphs")
-    step.lr = None
-    return None
+    raise RuntimeError(f"--graph: the step cannot be captured ({reason}): train without --graph")
 
 
 def _parts(images: Tensor, labels: Tensor, count: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -114,7 +114,6 @@ class Training:
                 self.settings,
                 position=self.position,
                 after_step=after_step,
-                on_note=self.listener.on_note,
             ):
                 self.end_epoch(row, batches.size)
         except (KeyboardInterrupt, SystemExit):
