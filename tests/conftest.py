@@ -108,11 +108,16 @@ def write_cifar100(folder: Path, per_class: int, test_per_class: int = 1) -> np.
     return labels["train"]
 
 
-def write_cifar10(folder: Path, per_class: int, test_per_class: int = 1) -> np.ndarray:
-    """A `cifar-10-batches-py` folder of five batches; returns the training labels."""
+def write_cifar10(
+    folder: Path, per_class: int, test_per_class: int = 1, kept: np.ndarray | None = None
+) -> np.ndarray:
+    """A `cifar-10-batches-py` folder of five batches; returns the training labels, of all images
+    also where it holds those of the numbers `kept` only.
+    """
     labels = np.random.default_rng(6).permutation(np.repeat(np.arange(10), per_class))
     images = stamped_images(10 * per_class, 1)
-    for i, part in enumerate(np.array_split(np.arange(len(labels)), 5), start=1):
+    kept = np.arange(len(labels)) if kept is None else kept
+    for i, part in enumerate(np.array_split(kept, 5), start=1):
         content = {b"data": images[part], b"labels": labels[part].tolist()}
         write_pickle(folder / "cifar-10-batches-py" / f"data_batch_{i}", content)
     test = {b"data": stamped_images(10 * test_per_class, 2)}

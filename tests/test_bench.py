@@ -81,7 +81,8 @@ def test_ratio_and_spread_by_hand():
     case = bench.Case((1, 1), "none", "cold")
     peers = {"ours": bench.Peer(int, 1), "copy": bench.Peer(int, 2)}
     times = {"ours": [10.0, 20.0, 30.0], "copy": [20.0, 20.0, 90.0]}
-    ours, copy = bench._summarize(case, torch.float32, peers, times, one_pass=8)
+    host = {"ours": [3.0, 2.0, 9.0], "copy": [1.0, 1.0, 1.0]}
+    ours, copy = bench._summarize(case, torch.float32, peers, times, host, one_pass=8)
     assert (ours["median_us"], copy["median_us"]) == (20, 20)
     assert ours["spread"] == 1
     assert copy["ratio"] == 2, "the median of 2, 1 and 3"

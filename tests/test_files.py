@@ -254,7 +254,7 @@ def write_fashion(folder: Path, suffix: str = "") -> None:
 def test_fashion_mnist_is_read_from_the_data_folder(tmp_path, suffix):
     write_fashion(tmp_path / "here", suffix)
     dataset = data.load("fashionmnistlt", tmp_path / "here", imbalance_factor=3)
-    assert dataset.class_counts == longtail.class_counts(3, 10, 3, "exp")
+    assert dataset.class_counts == longtail.class_counts([3] * 10, 3, "exp")
     assert (dataset.train.images[:, 0, 5, 5] == dataset.train.labels).all()
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from conftest import stamps, write_cifar10, write_cifar100
+from conftest import stamps, write_cifar10, write_cifar100, write_folder
 from wbcli import data
 from wbcli.data import longtail, sources
 
@@ -26,13 +26,13 @@ BALANCED = {"cifar100lt": 500, "cifar10lt": 5000, "fashionmnistlt": 6000, "digit
 
 @pytest.mark.parametrize(("name", "factor"), TOTALS)
 def test_totals(name, factor):
-    counts = longtail.class_counts(BALANCED[name], sources.find(name).num_classes, factor, "exp")
+    counts = longtail.class_counts([BALANCED[name]] * sources.find(name).num_classes, factor, "exp")
     assert sum(counts) == TOTALS[name, factor]
     assert counts == sorted(counts, reverse=True)
 
 
 def test_digits_counts():
-    counts = longtail.class_counts(104, 10, 50, "exp")
+    counts = longtail.class_counts([104] * 10, 50, "exp")
     assert counts == [104, 67, 43, 28, 18, 11, 7, 4, 3, 2]
 
 
@@ -82,17 +82,17 @@ def test_shuffled_is_ldam_drws_rule(cifar100):
 def test_cifar10_reads_its_five_batches_in_order(tmp_path):
     labels = write_cifar10(tmp_path, 40)
     dataset = data.load("cifar10lt", tmp_path, imbalance_factor=10)
-    assert dataset.class_counts == longtail.class_counts(40, 10, 10, "exp")
+    assert dataset.class_counts == longtail.class_counts([40] * 10, 10, "exp")
     assert (labels[stamps(dataset.train.images)] == dataset.train.labels).all()
 
 
 def test_step_imbalance_cuts_the_last_half():
-    assert longtail.class_counts(100, 5, 10, "step") == [100, 100, 10, 10, 10]
-    assert longtail.class_counts(105, 4, 10, "step") == [105, 105, 10, 10]
+    assert longtail.class_counts([100] * 5, 10, "step") == [100, 100, 10, 10, 10]
+    assert longtail.class_counts([105] * 4, 10, "step") == [105, 105, 10, 10]
 
 
 def test_factor_1_keeps_everything():
-    assert longtail.class_counts(500, 100, 1, "exp") == [500] * 100
+    assert longtail.class_counts([500] * 100, 1, "exp") == [500] * 100
 
 
 @pytest.mark.parametrize(
@@ -102,13 +102,45 @@ def test_factor_1_keeps_everything():
 @pytest.mark.parametrize("imbalance", longtail.TYPES)
 def test_factors_that_a_set_cannot_have_are_refused(factor, message, imbalance):
     with pytest.raises(longtail.SettingError) as error:
-        longtail.class_counts(500, 100, factor, imbalance)
+        longtail.class_counts([500] * 100, factor, imbalance)
     assert message in str(error.value)
 
 
 @pytest.mark.parametrize("imbalance", longtail.TYPES)
 def test_the_largest_factor_leaves_one_image(imbalance):
-    assert min(longtail.class_counts(500, 100, 500, imbalance)) == 1
+    assert min(longtail.class_counts([500] * 100, 500, imbalance)) == 1
+
+
+def test_no_class_keeps_more_than_it_has():
+    """200·20^(−r/3) = 200, 73.7, 27.1, 10 and 200·10^(−r/3) = 200, 92.8, 43.1, 20."""
+    assert longtail.class_counts([200, 80, 30, 10], 20, "exp") == [200, 73, 27, 10]
+    assert longtail.class_counts([200, 80, 30, 10], 10, "exp") == [200, 80, 30, 10]
+    assert longtail.class_counts([200, 80, 30, 10], 10, "step") == [200, 80, 20, 10]
+
+
+def test_ranks_are_by_count_and_ties_in_class_order():
+    assert longtail.ranks_by_count([10, 80, 30, 80]).tolist() == [3, 0, 2, 1]
+
+
+def test_the_largest_class_of_a_folder_is_its_head(tmp_path):
+    """Of the whole folder, wherever its names put the classes: 12·4^(−r/2) = 12, 6, 3."""
+    write_folder(tmp_path / "mine", {"a": 4, "b": 12, "c": 12})
+    counts = {
+        kind: data.load("mine", tmp_path, imbalance_factor=4, imbalance_type=kind).class_counts
+        for kind in longtail.TYPES
+    }
+    assert counts == {"exp": [3, 12, 6], "step": [3, 12, 3]}
+
+
+def test_a_copy_of_cifar10_with_the_long_tailed_images_only_is_the_whole_sets_subset(tmp_path):
+    whole = write_cifar10(tmp_path / "whole", 40)
+    full = data.load("cifar10lt", tmp_path / "whole", imbalance_factor=10)
+    kept = np.sort(stamps(full.train.images))
+    write_cifar10(tmp_path / "copy", 40, kept=kept)
+    copy = data.load("cifar10lt", tmp_path / "copy", imbalance_factor=10)
+    assert copy.class_counts == full.class_counts
+    assert (stamps(copy.train.images) == stamps(full.train.images)).all()
+    assert (whole[stamps(copy.train.images)] == copy.train.labels).all()
 
 
 def test_validation_images_never_train(tmp_path):

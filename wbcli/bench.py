@@ -24,6 +24,7 @@ SHAPES = ((100, 64), (100, 512), (1000, 2048), (8142, 2048), (100_000, 2048))
 CLIPPED = ("none", "half", "all")
 CACHES = ("cold", "warm")
 FLUSH_BYTES = 512 * 2**20  # more than the last-level cache of any machine we know
+SLEEP_CYCLES = 400_000  # of a GPU, 0.2 ms: longer than it takes to launch any of the peers
 MIN_ROUNDS = 5
 STEP = {"lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4}
 
@@ -142,18 +143,19 @@ def run(
     Returns:
         Dicts of case, `name`, `median_us`, `spread` (interquartile range over median),
         `ratio` (median over the rounds of its time over the time of `ratio_to`, which is
-        ours), `bytes` and `fraction_of_copy` (bytes per second over those of the copy).
+        ours), `bytes`, `fraction_of_copy` (bytes per second over those of the copy) and, on a
+        GPU, whose time the others are, `host_us` (median until the call returns).
     """
-    flush = torch.empty(FLUSH_BYTES // 4, device=device)
+    flush = torch.ones(FLUSH_BYTES // 4, device=device)
     results = []
     for case in cases:
         on_case(case)
         operands = Operands(case, dtype, device, steps=name == "step")
         peers = PEERS[name](operands, compiled)
         compiled = compiled and _compiles(peers, on_omission)
-        times = _time_in_turns(peers, operands, flush, case.cache, rounds, seconds)
+        times, host = _time_in_turns(peers, operands, flush, case.cache, rounds, seconds)
         one_pass = operands.weight.numel() * operands.weight.element_size()
-        results += _summarize(case, dtype, peers, times, one_pass)
+        results += _summarize(case, dtype, peers, times, host, one_pass)
     return results
 
 
@@ -189,10 +191,14 @@ def _time_in_turns(
     cache: str,
     rounds: int,
     seconds: float,
-) -> dict[str, list[float]]:
-    """Microseconds of every peer in every round; the first two rounds warm up and are dropped."""
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Microseconds of every peer in every round, on the device and on the host.
+
+    The first two rounds warm up and are dropped. The cache is emptied by reading: lines that were
+    written would be written back within the call that is timed.
+    """
     timer = _time_cuda if flush.is_cuda else _time_cpu
-    times: dict[str, list[float]] = {name: [] for name in peers}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in peers}
     shuffle = random.Random(0)
     for number in range(rounds + 2):
         if number == 2:
@@ -202,26 +208,35 @@ def _time_in_turns(
                 peers[name].call()  # warms the caches of its code, too
             operands.restore()
             if cache == "cold":
-                flush.fill_(number)
+                flush.sum()
             times[name].append(timer(peers[name].call))
         if number >= MIN_ROUNDS + 1 and time.perf_counter() - started > seconds:
             break
-    return {name: values[2:] for name, values in times.items()}
+    device, host = (
+        {name: [pair[side] for pair in pairs[2:]] for name, pairs in times.items()}
+        for side in range(2)
+    )
+    return device, host
 
 
-def _time_cpu(call: Callable[[], object]) -> float:
+def _time_cpu(call: Callable[[], object]) -> tuple[float, float]:
     started = time.perf_counter_ns()
     call()
-    return (time.perf_counter_ns() - started) / 1000
+    took = (time.perf_counter_ns() - started) / 1000
+    return took, took
 
 
-def _time_cuda(call: Callable[[], object]) -> float:
+def _time_cuda(call: Callable[[], object]) -> tuple[float, float]:
+    """On the device, which sleeps while the call is launched: it would wait for the host else."""
     started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda._sleep(SLEEP_CYCLES)
     started.record()
+    before = time.perf_counter_ns()
     call()
+    took = (time.perf_counter_ns() - before) / 1000
     ended.record()
     ended.synchronize()
-    return 1000 * started.elapsed_time(ended)
+    return 1000 * started.elapsed_time(ended), took
 
 
 def _summarize(
@@ -229,6 +244,7 @@ def _summarize(
     dtype: torch.dtype,
     peers: dict[str, Peer],
     times: dict[str, list[float]],
+    host: dict[str, list[float]],
     one_pass: int,
 ) -> list[dict]:
     compared = compare(times, next(iter(peers)))
@@ -244,6 +260,7 @@ def _summarize(
                 "cache": case.cache,
                 "bytes": round(peer.passes * one_pass),
                 "fraction_of_copy": peer.passes / compared[name]["median_us"] / copy_speed,
+                "host_us": statistics.median(host[name]),
                 "rounds": len(times[name]),
             }
         )

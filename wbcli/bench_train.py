@@ -1,7 +1,7 @@
 """Training benchmark: our epochs against the loops that people write.
 
-Every way trains the same network on the same images in a process of its own, with the settings of
-the process that are its own, and is asked for an epoch at a time, in turns.
+Every way trains the same network on the same images in the same precision, in a process of its own
+with the settings of the process that are its own, and is asked for an epoch at a time, in turns.
 
 Legend: N images, B batch.
 """
@@ -32,7 +32,7 @@ from wbcli.train import fit, make_optimizer
 
 OURS = "wbcli"
 WARM_UP = 2  # rounds
-MATMUL = 2048  # side of the matrix product that stands for the peak
+MATMUL = {"cpu": 2048, "cuda": 8192}  # side of the matrix product that stands for the peak
 
 
 class Ours:
@@ -45,7 +45,8 @@ class Ours:
         optimizer = make_optimizer(list(self.network.parameters()), [], [], config)
         weights = class_balanced_weights(dataset.class_counts).float().to(device)
         batches = Batches(split, dataset.source, config.batch_size, device)
-        self.epochs = fit(self.network, batches, optimizer, weights, config)
+        trained = torch.compile(self.network) if config.compile else self.network
+        self.epochs = fit(trained, batches, optimizer, weights, config)
 
     def epoch(self, number: int) -> None:
         next(self.epochs)
@@ -56,6 +57,8 @@ class PlainTensors:
 
     def __init__(self, split: Split, dataset: Dataset, config: Config, device: torch.device):
         torch.manual_seed(config.seed)
+        devices.set_float32(config.precision)
+        torch.backends.cudnn.benchmark = True
         self.network = models.for_run(config, dataset.num_classes)
         self.network.to(device, memory_format=torch.channels_last)
         self.config, source = config, dataset.source
@@ -80,8 +83,9 @@ class PlainTensors:
             group["lr"] = self.config.lr_at(number)
         loss_sum = torch.zeros((), device=device)
         for index in torch.randperm(size, device=device).split(self.config.batch_size):
-            logits = self.network(self.augmented(index))
-            loss = F.cross_entropy(logits, self.labels[index])
+            with devices.autocast(device, self.config.precision):
+                logits = self.network(self.augmented(index))
+            loss = F.cross_entropy(logits.float(), self.labels[index])
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -112,6 +116,7 @@ class PublishedStyle:
         from torchvision import transforms
 
         torch.manual_seed(config.seed)
+        devices.set_float32(config.precision)
         self.network = models.for_run(config, dataset.num_classes).to(device)
         self.config, self.device, source = config, device, dataset.source
         steps = [transforms.RandomCrop(split.images.shape[2:], padding=source.padding)]
@@ -140,8 +145,9 @@ class PublishedStyle:
         for images, labels in self.loader:
             images, labels = images.to(self.device), labels.to(self.device)
             self.optimizer.zero_grad()
-            logits = self.network(images)
-            loss = F.cross_entropy(logits, labels)
+            with devices.autocast(self.device, self.config.precision):
+                logits = self.network(images)
+            loss = F.cross_entropy(logits.float(), labels)
             loss.backward()
             self.optimizer.step()
             loss_sum += loss.item() * len(labels)
@@ -189,7 +195,7 @@ def run(
             for name in shuffle.sample(list(WAYS), len(WAYS)):
                 times[name].append(processes.ask(name, "epoch", number))
         peaks = {name: processes.ask(name, "peak_mb") for name in WAYS}
-    flops, peak_flops = flops_per_step(config, dataset), _matmul_flops(device)
+    flops, peak_flops = flops_per_step(config, dataset), _matmul_flops(device, config.precision)
     images = min(steps * config.batch_size, len(dataset.train.labels))
     num_steps = images / config.batch_size
     by_step = {
@@ -276,6 +282,7 @@ def _serve(
     threads: int,
 ) -> None:
     torch.set_num_threads(threads)
+    device = devices.resolve(str(device))  # a process has a current GPU of its own
     dataset = data.for_run(config)
     split = dataset.train
     if steps:
@@ -324,14 +331,15 @@ def flops_per_step(config: Config, dataset: Dataset) -> int:
     return counter.get_total_flops()
 
 
-def _matmul_flops(device: torch.device) -> float:
-    """FLOP per second of a product of two large float32 matrices."""
-    a = torch.randn(MATMUL, MATMUL, device=device)
-    seconds = []
+def _matmul_flops(device: torch.device, precision: str) -> float:
+    """FLOP per second of a product of two large matrices in that precision."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    side, seconds = MATMUL[device.type], []
+    a = torch.randn(side, side, device=device, dtype=dtype)
     for _ in range(7):
         started = time.perf_counter()
         a @ a
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - started)
-    return 2 * MATMUL**3 / statistics.median(seconds[2:])
+    return 2 * side**3 / statistics.median(seconds[2:])

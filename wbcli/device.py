@@ -51,15 +51,20 @@ def prepare(device: torch.device, precision: str, seed: int, deterministic: bool
     """Seed torch and set the arithmetic of this process."""
     torch.manual_seed(seed)
     _keep_pages()
-    if device.type == "cuda":
-        # Not by fp32_precision: after that the getters of before raise, and Inductor reads them.
-        tf32 = precision == "tf32"
-        torch.set_float32_matmul_precision("high" if tf32 else "highest")
-        torch.backends.cudnn.allow_tf32 = tf32
-        torch.backends.cudnn.benchmark = not deterministic
+    set_float32(precision)
+    torch.backends.cudnn.benchmark = not deterministic
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+
+
+def set_float32(precision: str) -> None:
+    """Have a GPU multiply float32 as TF32 for `tf32`, and as it is for all else.
+
+    Not by `fp32_precision`: after that the getters of before raise, and Inductor reads them.
+    """
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
 
 def _keep_pages() -> None:

@@ -183,6 +183,8 @@ def tune_command(shapes, heads, steps, rounds, as_json, device, **unused):
 @click.option("--batch-size", type=Count(2), default=64, show_default=True)
 @click.option("--steps", type=Count(1), default=20, help="Of a round.  [default: 20]")
 @click.option("--rounds", type=Count(2), default=8, show_default=True)
+@click.option("--compile", is_flag=True, help="torch.compile our network.")
+@click.option("--graph", is_flag=True, help="Capture our steps as CUDA graphs.")
 @click.option(
     "--accuracy",
     type=FiniteRange(0, 100),
@@ -210,8 +212,9 @@ def train_command(data, image_size, precision, data_dir, device, as_json, **opti
     with wrong_usage():
         place = str((data_dir or Path("data")).resolve())
         given = {"dataset": data or _default_data(place), "data_dir": place}
-        device, given = on_device(device, given | {"precision": precision}, None)
-        keys = ("arch", "batch_size", "seed")
+        given |= {"precision": precision, "graph": options["graph"]}
+        device, given = on_device(device, given, None)
+        keys = ("arch", "batch_size", "seed", "compile")
         given |= {key: options[key] for key in keys} | {"image_size": image_size}
         settings = config.resolve_stage1(given)
     devices.prepare(device, settings.precision, 0, deterministic=False)
@@ -222,7 +225,8 @@ def train_command(data, image_size, precision, data_dir, device, as_json, **opti
     results, columns, rows, caption = bench_way(settings, device, options)
     if as_json:
         head = {"bench": "train", "machine": machine, "shapes": [settings.dataset]}
-        head |= {key: getattr(settings, key) for key in ("arch", "batch_size")}
+        keys = ("arch", "batch_size", "precision", "compile", "graph")
+        head |= {key: getattr(settings, key) for key in keys}
         console.print_json(head | {"results": results})
         return
     console.print_table(columns, rows, f"{_describe(machine)}\n{caption}")
@@ -247,10 +251,11 @@ def _bench_training(settings: config.Config, device, options: dict) -> tuple:
             [r["name"], r["median_us"] / 1000, r["spread"], r["ratio"], *[r[key] for key in keys]]
             for r in results
         ],
-        f"{settings.dataset}, {settings.arch}, batch {settings.batch_size}; ms: of a step, median "
-        f"of {options['rounds']} rounds of {options['steps']}; spread: interquartile range over "
-        f"median; ratio: time over that of {bench_train.OURS}; peak: memory of its process; "
-        "utilisation: FLOP/s over those of a large float32 matrix product",
+        f"{settings.dataset}, {settings.arch}, batch {settings.batch_size}, {settings.precision}"
+        f"; ms: of a step, median of {options['rounds']} rounds of {options['steps']}; spread: "
+        f"interquartile range over median; ratio: time over that of {bench_train.OURS}; peak: "
+        "memory of its process; utilisation: FLOP/s over those of a large matrix product in that "
+        "precision",
     )
 
 
@@ -373,15 +378,15 @@ def _bench(
         )
         return
     console.print_table(
-        [*COLUMNS, "µs", "spread", "ratio", "MB", "of copy"],
+        [*COLUMNS, "µs", "spread", "ratio", "MB", "of copy", "host µs"],
         [
             [result[column] for column in COLUMNS]
             + [result["median_us"], result["spread"], result["ratio"], result["bytes"] / 1e6]
-            + [result["fraction_of_copy"]]
+            + [result["fraction_of_copy"], result["host_us"]]
             for result in results
         ],
         f"{dtype}; {_describe(machine)}\n"
-        f"µs: median; spread: interquartile range over median; ratio: time over that of "
-        f"{results[0]['ratio_to']}, median of the rounds; of copy: bytes per second over those of "
-        "the copy",
+        f"µs: median, of the device; spread: interquartile range over median; ratio: time over "
+        f"that of {results[0]['ratio_to']}, median of the rounds; of copy: bytes per second over "
+        "those of the copy; host µs: median until the call returns",
     )

@@ -121,7 +121,10 @@ def load(
     orders = longtail.class_orders(labels, num_classes, subset)
     counts = [len(order) for order in orders]
     if imbalance_factor is not None:
-        counts = longtail.class_counts(min(counts), num_classes, imbalance_factor, imbalance_type)
+        ranks = longtail.ranks_by_count(counts) if source.image_size else None
+        counts = longtail.class_counts(
+            counts, imbalance_factor, imbalance_type, n_max=source.n_max, ranks=ranks
+        )
     train_parts, val_parts = longtail.split_validation(orders, counts, val_per_class)
     val = Split(*content.val) if content.val else None
     return Dataset(

@@ -1,4 +1,4 @@
-"""Long-tailed subsets of a balanced set: how many images of each class, and which ones."""
+"""Long-tailed subsets of a set: how many images of each class, and which ones."""
 
 import numpy as np
 
@@ -10,35 +10,55 @@ class SettingError(ValueError):
     """A setting that the data set cannot have."""
 
 
-def class_counts(n_max: int, num_classes: int, factor: float, imbalance: str) -> list[int]:
-    """Images kept of each class, class 0 the head.
+def class_counts(
+    available: list[int],
+    factor: float,
+    imbalance: str,
+    *,
+    n_max: int | None = None,
+    ranks: np.ndarray | None = None,
+) -> list[int]:
+    """Images kept of each class, by its rank r = 0 (the head) … K−1.
 
-    `exp`: n_k = int(n_max·(1/IF)^(k/(K−1))). `step`: n_max for the first half of the
-    classes, int(n_max/IF) for the last half. Source: Cui et al., CVPR 2019; Cao et al.
-    (LDAM-DRW), NeurIPS 2019; the released code of the paper.
+    `exp`: max(1, int(n_max·(1/IF)^(r/(K−1)))). `step`: n_max for the first half of the ranks,
+    int(n_max/IF) for the last half. No class keeps more than it has. Source: Cui et al., CVPR
+    2019; Cao et al. (LDAM-DRW), NeurIPS 2019; the released code of the paper.
 
     Args:
-        n_max: images of each class in the balanced set.
-        factor: IF ≥ 1, small enough to leave every class an image.
+        available: images of each class in the whole set.
+        factor: IF, from 1 to n_max.
         imbalance: `exp` or `step`.
+        n_max: images of the head; None is the largest class.
+        ranks: [K]; None is the order of the classes.
 
     Raises:
         SettingError: a factor out of that range.
     """
+    n_max = max(available) if n_max is None else n_max
     if not factor >= 1:
         raise SettingError(f"the imbalance factor must be at least 1, got {factor:g}")
-    if imbalance == "exp":
-        last = num_classes - 1
-        counts = [int(n_max * (1 / factor) ** (k / last)) for k in range(num_classes)]
-    else:
-        head = num_classes // 2
-        counts = [n_max] * head + [int(n_max / factor)] * (num_classes - head)
-    if min(counts) < 1:
+    if factor > n_max:
         raise SettingError(
             f"an imbalance factor of {factor:g} leaves the rarest class without an image: "
             f"its largest value here is {n_max}"
         )
-    return counts
+    num_classes = len(available)
+    if imbalance == "exp":
+        last = num_classes - 1
+        wanted = [max(1, int(n_max * (1 / factor) ** (r / last))) for r in range(num_classes)]
+    else:
+        head = num_classes // 2
+        wanted = [n_max] * head + [int(n_max / factor)] * (num_classes - head)
+    ranks = range(num_classes) if ranks is None else ranks
+    return [min(count, wanted[rank]) for count, rank in zip(available, ranks, strict=True)]
+
+
+def ranks_by_count(available: list[int]) -> np.ndarray:
+    """The rank [K] of each class: most images first, ties in the order of the classes."""
+    order = np.argsort(-np.array(available), kind="stable")
+    ranks = np.empty_like(order)
+    ranks[order] = np.arange(len(order))
+    return ranks
 
 
 def class_orders(labels: np.ndarray, num_classes: int, subset: str) -> list[np.ndarray]:

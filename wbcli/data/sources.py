@@ -13,9 +13,10 @@ from wbcli.data.readers import Content
 class Source:
     """An image set; mean and std are of pixels in [0, 1], a value for each channel.
 
-    In memory: a balanced set of which a long-tailed subset trains; `padding` and `flip` say how
-    its images are augmented. On disk (`image_size`): long-tailed as it is (`imbalance_factor`
-    None), its pictures decoded by workers with random resized crops and flips.
+    In memory: a balanced set of which a long-tailed subset trains, class 0 the head; `padding` and
+    `flip` say how its images are augmented. On disk (`image_size`): long-tailed as it is
+    (`imbalance_factor` None), and the largest class the head of a subset; its pictures are decoded
+    by workers with random resized crops and flips.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Source:
     padding: int = 0
     flip: bool = True
     image_size: int | None = None  # None: in memory, at its own size
+    n_max: int | None = None  # of a long-tailed subset's head; None: the largest class
     has_val: bool | None = False  # validation images of its own; None: if its folder has them
 
 
@@ -117,6 +119,7 @@ SOURCES = {
             image=(1, 8, 8),
             num_classes=10,
             imbalance_factor=50,
+            n_max=104,
             limits={"many": 40, "few": 10},
             mean=(0.305,),
             std=(0.376,),
