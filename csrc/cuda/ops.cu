@@ -304,6 +304,8 @@ void launch_for_length(const Op& op, bool aligned) {
     launch<WARP>(rows_in_registers<WARP, ITEMS, N, Op>, count, op);
   } else if (words <= 128 * ITEMS) {
     launch<128>(rows_in_registers<128, ITEMS, N, Op>, count, op);
+  } else if (words <= 256 * ITEMS) {  // two blocks an SM; of 512 threads there is one
+    launch<256>(rows_in_registers<256, ITEMS, N, Op>, count, op);
   } else if (words <= 512 * ITEMS) {
     launch<512>(rows_in_registers<512, ITEMS, N, Op>, count, op);
   } else {
