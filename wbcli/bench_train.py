@@ -129,6 +129,8 @@ class PublishedStyle:
             shuffle=True,
             num_workers=workers,
             persistent_workers=workers > 0,  # kinder than the released code
+            # A process that was spawned would spawn these, too, which takes seconds for each.
+            multiprocessing_context="fork" if workers else None,
         )
         self.optimizer = torch.optim.SGD(
             self.network.parameters(),
