@@ -28,6 +28,7 @@ def own_environment(monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(console, "verbosity", 0)
     monkeypatch.setattr(pictures, "workers", 0)
+    monkeypatch.setattr(pictures, "max_pixels", pictures.MAX_PIXELS)
 
 
 class Result:

@@ -58,6 +58,7 @@ def test_the_file_says_how_to_use_it(wbcli, trained, tmp_path, form):
     assert (about["mean"], about["std"]) == ([0.305], [0.376])
     kept = json.loads((path.parent / "temperature.json").read_text())
     assert about["temperature"] == kept["temperature"]
+    assert about["transparency"] == "laid on white, before it is cropped and resized"
     assert about["tta"] is False
     assert about["output"] == "logits [B, K]; probabilities are softmax(logits / temperature)"
 

@@ -287,5 +287,29 @@ def test_a_name_that_is_taken_is_refused_before_any_picture_is_read(wbcli, monke
     assert "run 'it' exists in runs" in result.err
 
 
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_limit_of_pixels_reaches_every_command_and_its_processes(wbcli, monkeypatch, workers):
+    write_folder(Path("pets"), {"cat": 9, "dog": 7})
+    write_pictures(Path("pets"), ["train/cat/0.png", "test/dog/0.png"], size=20)
+    monkeypatch.setenv("WBCLI_WORKERS", workers)
+    said = "20×20 = 400 pixels, more than the limit of 399: make it smaller, or raise the limit"
+    result = pets(wbcli, "--max-pixels", "399")
+    assert (result.code, result.out) == (1, "")
+    assert f"train/cat/0.png: {said} with --max-pixels 400; mend it" in result.err
+    monkeypatch.setenv("WBCLI_MAX_PIXELS", "400")
+    assert pets(wbcli).code == 0
+    monkeypatch.setenv("WBCLI_MAX_PIXELS", "399")
+    for command in (
+        ("eval", "it"),
+        ("stage2", "it"),
+        ("report", "it"),
+        ("data", "check", "pets"),
+        ("predict", "it", "pets/test/dog/0.png"),
+    ):
+        result = wbcli(*command)
+        assert result.code == 1, command
+        assert said in result.out + result.err, command
+
+
 def _interrupt(*args):
     raise KeyboardInterrupt

@@ -287,7 +287,7 @@ def test_random_programs_for_the_pickle_machine(program):
 @given(content=damaged(PICTURES))
 def test_pictures(content):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pictures, "MAX_PIXELS", 1_000_000)  # what is declared and allowed is small
+        patch.setattr(pictures, "max_pixels", 1_000_000)  # what is declared and allowed is small
         found = watched(lambda: pictures.decode(content, (8, 8), pictures.eval_crop))
     assert found is None or (found.shape == (8, 8, 3) and found.dtype == np.uint8)
 

@@ -90,10 +90,10 @@ def colour(image: Image.Image, kind: str = "PNG", mode: str = "RGB", **options) 
     return decoded(encoded(image, kind, **options), (3, 5), mode=mode)[1, 1].tolist()
 
 
-def paletted(**options) -> bytes:
+def paletted(kind: str = "PNG", **options) -> bytes:
     image = Image.new("P", (4, 4), 1)
     image.putpalette([0, 0, 0, 10, 200, 30])
-    return encoded(image, **options)
+    return encoded(image, kind, **options)
 
 
 @pytest.mark.parametrize(
@@ -102,11 +102,11 @@ def paletted(**options) -> bytes:
         (encoded(Image.new("RGB", (4, 4), (10, 200, 30))), [10, 200, 30]),
         (encoded(Image.new("L", (4, 4), 77)), [77] * 3),
         (encoded(Image.new("1", (4, 4), 1)), [255] * 3),
-        (encoded(Image.new("LA", (4, 4), (77, 0))), [77] * 3),
-        (encoded(Image.new("RGBA", (4, 4), (10, 200, 30, 0))), [10, 200, 30]),
+        (encoded(Image.new("LA", (4, 4), (77, 255))), [77] * 3),
+        (encoded(Image.new("RGBA", (4, 4), (10, 200, 30, 255))), [10, 200, 30]),
         (paletted(), [10, 200, 30]),
-        (paletted(transparency=1), [10, 200, 30]),
-        (paletted(transparency=b"\xff\x40"), [10, 200, 30]),
+        (paletted(transparency=0), [10, 200, 30]),
+        (paletted(transparency=b"\x40\xff"), [10, 200, 30]),
         (encoded(Image.new("RGB", (4, 4), (10, 200, 30)), transparency=(1, 2, 3)), [10, 200, 30]),
         (encoded(Image.new("CMYK", (4, 4), (245, 55, 225, 0)), "TIFF"), [10, 200, 30]),
         (encoded(Image.new("RGB", (4, 4), (10, 200, 30)), "BMP"), [10, 200, 30]),
@@ -158,6 +158,137 @@ def test_16_bits_of_rgb_are_scaled_to_8():
     assert decoded(content, (2, 2))[0, 0].tolist() == [10, 200, 255]
 
 
+def tiff(samples: np.ndarray, photometric: int, extra: int) -> bytes:
+    """A TIFF file made by hand of 8-bit samples [H, W, bands], the last of which is alpha.
+
+    extra: 1 if the others are premultiplied with it, else 2.
+    """
+    height, width, bands = samples.shape
+    bits = struct.pack(f"<{bands}H", *[8] * bands).ljust(8, b"\0")
+    place = 8 + len(bits)
+    tags = [(256, 3, width), (257, 3, height), (259, 3, 1), (262, 3, photometric)]
+    tags += [(273, 4, place), (277, 3, bands), (278, 3, height), (279, 4, samples.size)]
+    entries = [(tag, kind, 1, value) for tag, kind, value in tags] + [(338, 3, 1, extra)]
+    where = struct.unpack("<I", bits[:4])[0] if bands == 2 else 8  # two fit into the entry
+    entries = sorted([*entries, (258, 3, bands, where)])
+    directory = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    end = place + samples.size
+    head = b"II*\0" + struct.pack("<I", end) + bits + samples.tobytes()
+    return head + struct.pack("<H", len(entries)) + directory + bytes(4)
+
+
+def palette_and_alpha(alpha: int) -> bytes:
+    image = Image.new("PA", (4, 4), (1, alpha))
+    image.putpalette([0, 0, 0, 10, 200, 30])
+    return encoded(image, "TIFF")
+
+
+def filled(*values: int) -> np.ndarray:
+    return np.full((4, 4, len(values)), values, np.uint8)
+
+
+def key(*values: int) -> tuple[bytes, bytes]:
+    """PNG's chunk that names the transparent value."""
+    return b"tRNS", struct.pack(f">{len(values)}H", *values)
+
+
+def rows(pixel: bytes, width: int = 2) -> bytes:
+    """Two scan lines."""
+    return (b"\0" + pixel * width) * 2
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        encoded(Image.new("LA", (4, 4), (77, 0))),
+        encoded(Image.new("RGBA", (4, 4), (10, 200, 30, 0))),
+        encoded(Image.new("RGBA", (4, 4), (10, 200, 30, 0)), "WEBP", lossless=True, exact=True),
+        encoded(Image.new("RGBA", (4, 4), (10, 200, 30, 0)), "TIFF"),
+        paletted(transparency=1),
+        paletted(transparency=b"\xff\0"),
+        paletted(kind="GIF", transparency=1),
+        palette_and_alpha(0),
+        tiff(filled(10, 200, 30, 0), 2, 1),
+        tiff(filled(77, 0), 1, 1),
+        png(4, 16, 2, 2, rows(struct.pack(">HH", 257 * 77, 0))),
+        png(6, 16, 2, 2, rows(struct.pack(">HHHH", 2570, 51400, 7710, 0))),
+        png(0, 1, 8, 2, rows(b"\0", 1), key(0)),
+        png(0, 2, 4, 2, rows(b"\x55", 1), key(1)),
+        png(0, 4, 2, 2, rows(b"\x55", 1), key(5)),
+        png(0, 8, 2, 2, rows(b"\x55"), key(0x55)),
+        png(0, 16, 2, 2, rows(b"\x12\x34"), key(0x1234)),
+        png(2, 8, 2, 2, rows(b"\x01\x02\x03"), key(1, 2, 3)),
+        png(2, 16, 2, 2, rows(b"\x01\x02\x03\x04\x05\x06"), key(0x102, 0x304, 0x506)),
+    ],
+    ids=["grey+alpha", "rgba", "webp", "tiff", "palette+key", "palette+alpha", "gif", "pa"]
+    + ["premultiplied-rgb", "premultiplied-grey", "grey+alpha-16", "rgba-16", "bit+key"]
+    + ["2-bit+key", "4-bit+key", "grey+key", "grey-16+key", "rgb+key", "rgb-16+key"],
+)
+def test_full_transparency_is_white(content, mode):
+    assert (decoded(content, (2, 2), mode=mode) == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [  # (c·a + 255·(255 − a))/255 with a = 64
+        (encoded(Image.new("LA", (4, 4), (77, 64))), [210] * 3),
+        (encoded(Image.new("RGBA", (4, 4), (10, 200, 30, 64))), [194, 241, 199]),
+        (paletted(transparency=b"\xff\x40"), [194, 241, 199]),
+        (palette_and_alpha(64), [194, 241, 199]),
+        (tiff(filled(10, 200, 30, 64), 2, 2), [194, 241, 199]),
+        (tiff(filled(3, 50, 8, 64), 2, 1), [194, 241, 199]),  # premultiplied, so c = 255·3/64 …
+        (tiff(filled(19, 64), 1, 1), [210] * 3),
+        (png(4, 16, 2, 2, rows(struct.pack(">HH", 257 * 77, 257 * 64))), [210] * 3),
+        (png(0, 16, 2, 2, rows(b"\x12\x34"), key(0x1235)), [18] * 3),
+        (png(0, 2, 4, 2, rows(b"\x55", 1), key(85)), [85] * 3),
+        (png(2, 16, 2, 2, rows(b"\x01\x02\x03\x04\x05\x06"), key(0x102, 0x304, 0x507)), [1, 3, 5]),
+    ],
+    ids=["grey+alpha", "rgba", "palette+alpha", "pa", "tiff", "premultiplied-rgb"]
+    + ["premultiplied-grey", "grey+alpha-16", "near-the-grey-key", "no-2-bit-key", "near-the-key"],
+)
+def test_transparency_is_laid_on_white(content, expected):
+    assert decoded(content, (2, 2))[1, 1].tolist() == expected
+
+
+def half_hidden(colour: tuple, mode: str) -> Image.Image:
+    """The left half visible, the right half of that colour under full transparency."""
+    image = Image.new(mode, (40, 30), (*[120] * (len(mode) - 1), 255))
+    image.paste((*colour, 0), (20, 0, 40, 30))
+    return image
+
+
+@pytest.mark.parametrize("target", ["RGB", "L"])
+@pytest.mark.parametrize(
+    ("mode", "colours"), [("RGBA", [(255, 0, 0), (0, 0, 0), (9, 250, 77)]), ("LA", [(0,), (200,)])]
+)
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+def test_what_lies_under_full_transparency_changes_nothing(kind, mode, colours, target):
+    """To the bit, through crops and sizes that mix the visible with the hidden."""
+    exact = {"lossless": True, "exact": True} if kind == "WEBP" else {}
+    for crop in (eval_crop, lambda w, h: (3.3, 1.7, 33.9, 22.2)):
+        first, *others = (
+            decoded(encoded(half_hidden(c, mode), kind, **exact), (7, 9), crop, target)
+            for c in colours
+        )
+        assert 120 < first[3, 4, 0] < 255, "an edge between the visible and white"
+        for other in others:
+            np.testing.assert_array_equal(first, other)
+
+
+def test_a_limit_that_was_raised_holds_beyond_that_of_pillow():
+    content = png(0, 1, 20_000, 20_000, (b"\0" + bytes(2500)) * 20_000)
+    with pytest.raises(BrokenPicture, match="--max-pixels 400000000"):
+        decode(content, (8, 8), eval_crop)
+    pictures.max_pixels = 400_000_000
+    limit = Image.MAX_IMAGE_PIXELS
+    assert decode(content, (8, 8), eval_crop).max() == 0
+    assert limit == Image.MAX_IMAGE_PIXELS, "that of others in this process stays"
+    pictures.max_pixels -= 1
+    with pytest.raises(BrokenPicture, match="20000×20000 = 400,000,000 pixels, more than the lim"):
+        decode(content, (8, 8), eval_crop)
+
+
 def test_an_animation_shows_its_first_frame():
     frames = [Image.new("RGB", (8, 8), c) for c in (RED, BLUE)]
     content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
@@ -181,8 +312,15 @@ def torn(kind: str) -> bytes:
             encoded(Image.new("F", (4, 4), 0.5), "TIFF"),
             "pixels of 32-bit floating point: save it with 8 or 16 bits",
         ),
-        (png(0, 8, 20_000, 6_000, b"\0"), "20000×6000 pixels, more than 100,000,000"),
-        (png(0, 8, 2**20, 2**20, b"\0"), "decompression bomb"),
+        (
+            png(0, 8, 20_000, 6_000, b"\0"),
+            "20000×6000 = 120,000,000 pixels, more than the limit of 100,000,000: make it "
+            "smaller, or raise the limit with --max-pixels 120000000",
+        ),
+        (
+            png(0, 8, 2**20, 2**20, b"\0"),
+            "1,099,511,627,776 pixels, more than the limit of 100,000,000",
+        ),
     ],
     ids=["empty", "text", "jpeg", "png", "head", "float", "bomb", "huge-bomb"],
 )
@@ -216,8 +354,8 @@ def jpeg_of_scans(count: int) -> bytes:
     [
         (png(0, 8, 1, 1, b"\0\0", (b"iCCP", b"x\0\0" + BOMB)), "Decompressed data too large"),
         (png(0, 8, 1, 1, b"\0\0", (b"zTXt", b"x\0\0" + BOMB)), "Decompressed data too large"),
-        (gif_of_a_frame(65535, 65535), "decompression bomb"),
-        (gif_of_a_frame(12_000, 9_000), "12000×9000 pixels, more than 100,000,000"),
+        (gif_of_a_frame(65535, 65535), "4,294,836,225 pixels, more than the limit"),
+        (gif_of_a_frame(12_000, 9_000), "12000×9000 = 108,000,000 pixels, more than the limit"),
         (jpeg_of_scans(200), "a JPEG of more than 100 scans"),
         (encoded(photo(), "EPS"), "not a picture that Pillow can read"),
         (encoded(photo(), "ICNS"), "not a picture that Pillow can read"),
@@ -384,6 +522,20 @@ def test_only_regular_files_are_read(tmp_path, what):
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path):
     with (tmp_path / "a.jpg").open("wb") as file:
-        file.truncate(pictures.MAX_BYTES + 1)
-    with pytest.raises(BrokenPicture, match="expected at most 536,870,912 bytes, got more"):
+        file.truncate(800_000_001)
+    with pytest.raises(BrokenPicture) as error:
         pictures.read_bytes(tmp_path / "a.jpg")
+    assert str(error.value) == (
+        "expected at most 800,000,000 bytes, got more (8 for each pixel of --max-pixels, "
+        "which raises it)"
+    )
+
+
+def test_the_bound_of_a_file_is_never_below_the_usual_one_and_rises_with_the_pixels(
+    tmp_path, monkeypatch
+):
+    bounds = []
+    monkeypatch.setattr(pictures.readers, "read_bytes", lambda path, limit: bounds.append(limit))
+    for pictures.max_pixels in (1, 100_000_000, 200_000_000):
+        pictures.read_bytes(tmp_path / "a.jpg")
+    assert bounds == [800_000_000, 800_000_000, 1_600_000_000]

@@ -44,7 +44,7 @@ class PillowPictures(torch.utils.data.Dataset):
     def __getitem__(self, i: int):
         from PIL import Image
 
-        with Image.open(self.pictures.path(i)) as image:
+        with pictures.pillow_limit(), Image.open(self.pictures.path(i)) as image:
             return self.transform(image.convert("RGB")), int(self.labels[i])
 
 

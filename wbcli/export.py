@@ -102,6 +102,7 @@ def metadata(model: Model, run_name: str) -> dict[str, Any]:
         "class_names": model.class_names,
         "input": f"uint8 [B, {channels}, {height}, {width}], {'RGB' if channels == 3 else 'grey'}",
         "image": [channels, height, width],
+        "transparency": "laid on white, before it is cropped and resized",
         "crop": f"{crop}, resized to {height}×{width} (bilinear)",
         "mean": list(model.source.mean),
         "std": list(model.source.std),

@@ -109,6 +109,14 @@ def everywhere(command: Callable) -> Callable:
             help="Processes that decode pictures on disk.  [default: one for each CPU]",
         ),
         click.option(
+            "--max-pixels",
+            type=Count(1, most=10**10),
+            expose_value=False,
+            callback=_set_max_pixels,
+            metavar="N",
+            help="Pixels of a picture; a larger one is taken for an attack.  [default: 100000000]",
+        ),
+        click.option(
             "-q",
             "--quiet",
             is_flag=True,
@@ -422,6 +430,13 @@ def _set_workers(ctx, param, count: int | None) -> None:
         from wbcli.data import pictures
 
         pictures.workers = count
+
+
+def _set_max_pixels(ctx, param, count: int | None) -> None:
+    if count is not None:
+        from wbcli.data import pictures
+
+        pictures.max_pixels = count
 
 
 def _set_verbosity(level: int) -> Callable:

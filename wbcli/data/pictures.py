@@ -1,8 +1,6 @@
 """Pictures on disk: where they are, and how one becomes a uint8 array of the size asked for.
 
-The formats in `FORMATS`, as RGB or grey: EXIF orientation is applied, palettes and CMYK
-are converted, 16-bit grey is scaled to 8 bits, transparency is dropped. Pixels of floating point
-have no known range and are refused.
+The formats in `FORMATS`, upright by their EXIF orientation, as RGB or grey (`pixels`).
 
 Legend: N pictures, S side of the square that a network sees, C channels.
 """
@@ -14,13 +12,14 @@ import re
 import signal
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from wbcli.data import readers
+from wbcli.data import pixels, readers
 from wbcli.words import printable
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
@@ -29,8 +28,8 @@ EXTENSIONS += (".jp2", ".avif", ".jfif", ".jpe", ".mpo", ".pbm", ".pnm")
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF", "JPEG2000", "AVIF")
 ORIENTATION = 0x0112  # the EXIF tag
 UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # orientation → PIL.Image.Transpose
-MAX_BYTES = 1 << 29  # of a file: 100 million pixels of 5 bytes
 MAX_PIXELS = 100_000_000  # a larger picture is taken for a decompression bomb
+MAX_PIXEL_BYTES = 8  # of a file, for each pixel: 16-bit RGB with alpha, not compressed
 MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")  # of a JPEG, but for those within its scans
 START_OF_IMAGE, END_OF_IMAGE, START_OF_SCAN = b"\xd8", b"\xd9", b"\xda"
 MAX_SCANS = 100  # of a progressive JPEG: each passes over all its pixels; ten are usual
@@ -40,6 +39,7 @@ READ_ATTEMPTS = 3
 TRANSIENT = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EINTR, errno.EAGAIN)
 
 workers: int | None = None  # processes that decode; None: one for each CPU
+max_pixels = MAX_PIXELS  # of a picture, from --max-pixels; the processes inherit it
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -109,9 +109,13 @@ def read_bytes(path: Path) -> bytes:
         BrokenPicture: it is no regular file, or too large.
         OSError: it cannot be read.
     """
+    limit = MAX_PIXEL_BYTES * max(max_pixels, MAX_PIXELS)
     for attempt in range(1, READ_ATTEMPTS + 1):
         try:
-            return readers.read_bytes(path, MAX_BYTES)
+            return readers.read_bytes(path, limit)
+        except readers.TooLong as error:
+            why = f"{MAX_PIXEL_BYTES} for each pixel of --max-pixels, which raises it"
+            raise BrokenPicture(f"{error} ({why})") from error
         except ValueError as error:
             raise BrokenPicture(str(error)) from error
         except OSError as error:
@@ -148,6 +152,7 @@ def decode(
     try:
         with (
             warnings.catch_warnings(action="ignore"),  # of what Pillow reads nevertheless
+            pillow_limit(),
             Image.open(io.BytesIO(content), formats=formats) as image,
         ):
             full = image.size
@@ -161,12 +166,11 @@ def decode(
                 wanted = wanted[::-1]
             drafted = image.draft(None, (int(full[0] * wanted[0]), int(full[1] * wanted[1])))
             scale = drafted[1][2] / full[0] if drafted else 1
-            image.load()
-            pixels = _to_mode(image, mode)
+            loaded = pixels.load(image, mode, content)
             if orientation != 1:
-                pixels = pixels.transpose(UPRIGHT[orientation])
+                loaded = loaded.transpose(UPRIGHT[orientation])
             scaled = tuple(side * scale for side in box)
-            resized = pixels.resize((width, height), Image.Resampling.BILINEAR, scaled)
+            resized = loaded.resize((width, height), Image.Resampling.BILINEAR, scaled)
     except Exception as error:  # a damaged or hostile file can raise anything
         raise BrokenPicture(_reason(error, content)) from error
     return np.asarray(resized).reshape(height, width, -1)
@@ -174,10 +178,31 @@ def decode(
 
 def _check_size(image, content: bytes) -> None:
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"{width}×{height} pixels, more than {MAX_PIXELS:,}")
+    if width * height > max_pixels:
+        raise ValueError(_too_large(width * height, f"{width}×{height} = "))
     if "progressive" in image.info and _num_scans(content) > MAX_SCANS:
         raise ValueError(f"a JPEG of more than {MAX_SCANS} scans")
+
+
+def _too_large(count: int, sides: str = "") -> str:
+    return (
+        f"{sides}{count:,} pixels, more than the limit of {max_pixels:,}: make it smaller, "
+        f"or raise the limit with --max-pixels {count}"
+    )
+
+
+@contextmanager
+def pillow_limit() -> Iterator[None]:
+    """Within it Pillow refuses at twice our limit what has to be refused before a file is open,
+    such as the frame of a GIF.
+    """
+    from PIL import Image
+
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 def _num_scans(content: bytes) -> int:
@@ -206,26 +231,15 @@ def _orientation(image) -> int:
         return 1
 
 
-def _to_mode(image, mode: str):
-    from PIL import Image
-
-    if image.mode.startswith("I"):  # 16 bits, or what Pillow widened to 32
-        values = np.asarray(image).astype(np.float64) / 257
-        image = Image.fromarray(np.rint(values.clip(0, 255)).astype(np.uint8))
-    elif image.mode == "F":
-        raise ValueError("pixels of 32-bit floating point: save it with 8 or 16 bits")
-    elif "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert(mode)
-
-
 def _reason(error: Exception, content: bytes) -> str:
-    from PIL import UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     if not content:
         return "the file is empty"
     if isinstance(error, UnidentifiedImageError):
         return "not a picture that Pillow can read"
+    if isinstance(error, Image.DecompressionBombError) and (count := re.search(r"\d+", str(error))):
+        return _too_large(int(count[0]))
     return printable(" ".join(str(error).split())[:200]) or type(error).__name__
 
 

@@ -23,6 +23,10 @@ MAX_PICKLE_BYTES = 1 << 29  # CIFAR-100 has 155 million
 Arrays = tuple[np.ndarray, np.ndarray]
 
 
+class TooLong(ValueError):
+    """A file of more bytes than a bound."""
+
+
 class Problem(NamedTuple):
     """Something wrong with a data set: the sentence, and the file below its root if it is one."""
 
@@ -61,13 +65,13 @@ def read_bytes(path: Path, limit: int) -> bytes:
     """The whole of a regular file of at most `limit` bytes.
 
     Raises:
-        ValueError: it is no such file; the message does not name it.
+        ValueError: it is no such file, or (TooLong) longer; the message does not name it.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         content = file.read(min(size, limit) + 1) if size <= limit else b""
     if max(size, len(content)) > limit:
-        raise ValueError(f"expected at most {limit:,} bytes, got more")
+        raise TooLong(f"expected at most {limit:,} bytes, got more")
     return content
 
 
