@@ -181,9 +181,8 @@ def test_check_of_classes_without_images_warns_and_passes(wbcli):
 
 
 NOTES = [
-    "Warning: left out of mine/train: 2 files whose name is not a picture's, such as "
-    "train/a/more.txt",
-    "Warning: left out of mine/test: 1 folder whose name starts with a dot, such as test/b/.new",
+    "Warning: left out of mine: 2 files whose name is not a picture's, such as train/a/more.txt",
+    "Warning: left out of mine: 1 folder whose name starts with a dot, such as test/b/.new",
 ]
 
 

@@ -46,18 +46,102 @@ def test_file_names_may_be_anything():
     assert all(content.train[0].path(i).is_file() for i in range(7))
 
 
-def test_hidden_files_are_passed_over_and_other_files_and_hidden_folders_are_counted():
-    write_folder(Path("mine"), {"a": 1, "b": 1})
-    for name in ("a/.DS_Store", "a/notes.txt", "b/._0.jpg", ".thumbnails"):
-        Path("mine/train", name).touch()
-    Path("mine/train/.cache").mkdir()
-    write_pictures(Path("mine/train/a"), [".thumbs/1.jpg", "deep/.thumbs/1.jpg"])
+def test_what_is_not_used_is_counted_once_for_each_reason_with_an_example():
+    write_folder(Path("mine"), {"a": 1, "b": 1}, val=1)
+    for name in ("train/a/.DS_Store", "val/b/._0.jpg", ".DS_Store", "test/.thumbnails"):
+        Path("mine", name).touch()
+    for name in ("train/a/notes.txt", "test/b/1.heic", "val/labels.csv"):
+        Path("mine", name).touch()
+    for name in ("README.md", "test.jpg"):
+        Path("mine", name).touch()
+    for name in (".git", "train/.cache", "test/a/deep/.thumbs", "old", "runs/x"):
+        Path("mine", name).mkdir(parents=True)
+    write_pictures(Path("mine"), ["train/3.jpg", "train/2.PNG", "test/1.jpg", "old/a/1.jpg"])
+    Path("mine/train/a/again").symlink_to(Path("mine/train/a").resolve())
     content = folder.read(Path(), "mine")
-    assert len(content.train[1]) == 2
-    assert content.notes == [
-        "left out of mine/train: 1 file whose name is not a picture's, such as train/a/notes.txt",
-        "left out of mine/train: 3 folders whose name starts with a dot, such as train/.cache",
+    assert [len(split[1]) for split in (content.train, content.test, content.val)] == [2, 4, 2]
+    assert sorted(content.notes) == [
+        "left out of mine: 1 folder that a link leads to once more, such as train/a/again",
+        "left out of mine: 2 files beside train/, test/ and val/, such as README.md",
+        "left out of mine: 2 folders beside train/, test/ and val/, such as old",
+        "left out of mine: 3 files whose name is not a picture's, such as val/labels.csv",
+        "left out of mine: 3 folders whose name starts with a dot, such as .git",
+        "left out of mine: 3 pictures outside the class folders, such as train/2.PNG",
+        "left out of mine: 4 files whose name starts with a dot, such as .DS_Store",
     ]
+
+
+@pytest.mark.parametrize("name", ["valid", "validation"])
+def test_validation_images_may_be_called_as_labelling_services_do(name, wbcli):
+    write_folder(Path("mine"), {"a": 3, "b": 2}, val=2)
+    Path("mine/val").rename(f"mine/{name}")
+    content = folder.read(Path(), "mine")
+    assert names(content.val)[0] == f"{name}/a/0.jpg"
+    assert content.val[1].tolist() == [0, 0, 1, 1]
+    assert content.notes == []
+    assert "4 val" in wbcli("data", "check", "mine").out
+
+
+def test_two_folders_of_validation_images_are_refused():
+    write_folder(Path("mine"), {"a": 1, "b": 1}, val=1)
+    write_pictures(Path("mine"), ["valid/a/1.jpg"])
+    with pytest.raises(ValueError) as error:
+        folder.read(Path(), "mine")
+    assert str(error.value) == (
+        "mine: expected one folder of validation images, there are val/ and valid/: "
+        "put their pictures into one of them, or take the others away"
+    )
+
+
+def test_images_that_a_run_held_out_beside_a_valid_folder_stay_its_validation_images():
+    """Version 0.1.0 did not know `valid/`, so its runs may have both."""
+    write_folder(Path("mine"), {"a": 3, "b": 2})
+    write_pictures(Path("mine"), ["valid/a/1.jpg"])
+    dataset = load(val_per_class=1)
+    assert [dataset.val.images.name(i) for i in range(2)] == ["train/a/2.jpg", "train/b/1.jpg"]
+    assert dataset.notes == ["left out: valid/, since --val-per-class takes images of train/"]
+
+
+COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
+
+
+@pytest.mark.parametrize("names_of", [(COMPOSED, DECOMPOSED), (DECOMPOSED, COMPOSED)])
+def test_a_name_in_two_unicode_forms_is_one_class(names_of):
+    write_pictures(Path("mine"), [f"train/{names_of[0]}/1.jpg", "train/zoo/1.jpg"])
+    write_pictures(Path("mine"), ["test/zoo/1.jpg", *[f"test/{names_of[1]}/{i}.jpg" for i in "12"]])
+    content = folder.read(Path(), "mine")
+    assert content.class_names == [names_of[0], "zoo"], "as on disk"
+    assert content.test[1].tolist() == [0, 0, 1]
+    assert all(content.test[0].path(i).is_file() for i in range(3)), "as on disk, too"
+
+
+def two_forms(path):
+    write_folder(path, {"a": 1, "b": 1})
+    write_pictures(path, [f"test/{name}/1.jpg" for name in (COMPOSED, DECOMPOSED)])
+
+
+def a_space_more(path):
+    write_folder(path, {"cat": 1, "dog": 1})
+    Path(path, "test/cat").rename(Path(path, "test/cat "))
+
+
+def a_space_less(path):
+    write_folder(path, {"\u00a0cat\t": 1, "dog": 1})
+    Path(path, "test/\u00a0cat\t").rename(Path(path, "test/cat"))
+
+
+def loose_test(path):
+    write_folder(path, {"a": 1, "b": 1}, test=0)
+    write_pictures(path, ["test/1.jpg", "test/2.jpg"])
+
+
+def loose_val(path):
+    write_folder(path, {"a": 1, "b": 1})
+    write_pictures(path, ["valid/1.jpg"])
+
+
+def loose_train(path):
+    write_pictures(path, ["train/1.jpg", "train/2.jpg", "test/a/1.jpg"])
 
 
 def test_links_are_followed_and_a_link_in_a_circle_ends():
@@ -130,6 +214,29 @@ def flat(path):
         ),
         (empty_test, "mine/test: expected a folder for each class, there is none"),
         (flat, "found no train/ (there is a, b)"),
+        (
+            two_forms,
+            f"mine/test: two folders are called {COMPOSED}, in two Unicode forms "
+            "('cafe\\u0301' and 'caf\\xe9'): put their pictures into one of them",
+        ),
+        (
+            a_space_more,
+            "mine/test/cat : train/ has no class 'cat ' (white space: space at its end), "
+            "but 'cat': rename one of them",
+        ),
+        (
+            a_space_less,
+            "mine/test/cat: train/ has no class 'cat', but '\\xa0cat\\t' "
+            "(white space: no-break space at its start, tab at its end): rename one of them",
+        ),
+        (
+            loose_test,
+            "mine/test holds 2 pictures and no class folders: to measure with them, sort them into "
+            "test/CLASS/; to classify unlabelled pictures, keep them elsewhere and use wbcli "
+            "predict RUN FOLDER",
+        ),
+        (loose_val, "mine/valid holds 1 picture and no class folders: to measure with them, sort"),
+        (loose_train, "mine/train holds 2 pictures and no class folders: to train on them, sort"),
     ],
 )
 def test_mistakes_are_named(make, message):
@@ -241,6 +348,19 @@ def test_classes_that_have_changed_since_the_training_are_refused(wbcli, change,
         assert said in result.err
         assert "put them back as they were, or train anew" in result.err
     assert os.listdir("runs") == ["it"], "what was not trained leaves no run"
+
+
+def test_a_run_knows_its_classes_in_the_other_unicode_form(wbcli):
+    write_folder(Path("pets"), {DECOMPOSED: 9, "dog": 7})
+    assert pets(wbcli).code == 0
+    for split in ("train", "test"):
+        Path("pets", split, DECOMPOSED).rename(Path("pets", split, COMPOSED))
+    assert wbcli("eval", "it").code == 0
+    for split in ("train", "test"):
+        Path("pets", split, "dog").rename(Path("pets", split, "dog "))
+    result = wbcli("eval", "it")
+    assert result.code == 1
+    assert "class 1 was 'dog' and is 'dog ' (white space: space at its end)" in result.err
 
 
 def test_pictures_that_were_added_are_noticed_when_a_run_goes_on(wbcli, monkeypatch):

@@ -138,6 +138,24 @@ def test_a_broken_picture_is_named_and_the_others_are_classified(wbcli, trained,
     assert result.err.endswith("Error: 1 of 7 files is no whole picture\n")
 
 
+def test_what_is_left_out_of_folders_is_said_once(wbcli, trained, folder):
+    for name in ("a.heic", "b.txt", ".DS_Store", "more/._0.jpg", "more/c.txt"):
+        (folder / name).touch()
+    result = wbcli("predict", "with_val", folder, folder / "0 é.png", "--json")
+    assert (result.code, len(result.json["images"])) == (0, 7)
+    assert sorted(result.err.splitlines()) == [
+        f"Warning: left out of {folder}: 2 files whose name starts with a dot, such as .DS_Store",
+        f"Warning: left out of {folder}: 3 files whose name is not a picture's, such as a.heic",
+    ]
+    (folder.parent / "phone").mkdir()
+    (folder.parent / "phone/1.heic").touch()
+    result = wbcli("predict", "with_val", folder, "phone")
+    assert (result.code, result.out) == (1, "")
+    assert result.err.endswith(
+        "found none; left out of phone: 1 file whose name is not a picture's, such as 1.heic\n"
+    )
+
+
 def test_a_pipe_is_not_waited_for(wbcli, trained, folder):
     os.mkfifo(folder / "pipe.jpg")
     result = wbcli("predict", "with_val", folder / "pipe.jpg")

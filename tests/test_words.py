@@ -1,10 +1,10 @@
-"""Counts in sentences."""
+"""Counts and names in sentences."""
 
 import pytest
 import torch
 
 from wbcli import device
-from wbcli.words import are, counted, has
+from wbcli.words import are, counted, has, quoted
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,21 @@ def test_gpus_that_are_visible_are_counted(monkeypatch, count, said):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     with pytest.raises(ValueError, match=f"--device cuda:2: {said}"):
         device.resolve("cuda:2")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("cat", "'cat'"),
+        ("my cat", "'my cat'"),
+        ("cat\r", r"'cat\r' (white space: carriage return at its end)"),
+        (
+            "\u3000cat ",
+            r"'\u3000cat ' (white space: ideographic space at its start, space at its end)",
+        ),
+        (" ", "' ' (white space: space at its start, space at its end)"),
+        ("", "''"),
+    ],
+)
+def test_white_space_around_a_name_is_called_by_its_name(name, expected):
+    assert quoted(name) == expected

@@ -16,9 +16,9 @@ from torch.utils.data import Dataset
 from wbcli import data, evaluate
 from wbcli.config import Config
 from wbcli.data import pictures, sources
-from wbcli.data.folder import pictures_below
 from wbcli.data.loader import Normalise
 from wbcli.data.pictures import EXTENSIONS, BrokenPicture
+from wbcli.data.walk import LeftOut, pictures_below, sentences
 from wbcli.data.workers import by_workers
 from wbcli.device import autocast
 from wbcli.models import Network
@@ -94,26 +94,33 @@ def load(run: Run, checkpoint: str | None = None) -> Model:
     return Model(config, network, names, checkpoint, temperature, missing)
 
 
-def find_pictures(given: list[Path]) -> list[Path]:
+def find_pictures(given: list[Path]) -> tuple[list[Path], list[str]]:
     """The files themselves, and the pictures in and below the folders, in sorted order.
+
+    Returns:
+        The pictures, and sentences about what is left out of the folders.
 
     Raises:
         FileNotFoundError: a path that is not there.
         ValueError: a folder without pictures, a pipe or a device.
     """
     found: list[Path] = []
+    notes: list[str] = []
     for path in given:
         if not path.exists():
             raise FileNotFoundError(f"{path}: there is no such file or folder")
-        inside = [path]
+        inside, left_out = [path], LeftOut()
         if not path.is_dir() and not path.is_file():
             raise ValueError(f"{path}: expected a picture or a folder, this is neither")
         if path.is_dir():
-            inside = [path / name for name in pictures_below(path, ".")[0]]
+            inside = [path / name for name in pictures_below(path, ".", left_out)]
+        said = sentences(path, left_out)
         if not inside:
-            raise ValueError(f"{path}: expected pictures ({', '.join(EXTENSIONS)}), found none")
+            expected = f"{path}: expected pictures ({', '.join(EXTENSIONS)}), found none"
+            raise ValueError("; ".join([expected, *said]))
         found += inside
-    return found
+        notes += said
+    return found, notes
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from wbcli import locks
 from wbcli.config import Config, from_dict
 from wbcli.data.readers import read_bytes
 from wbcli.storage import is_number, read_json, saying_what, write_file, write_json
+from wbcli.words import composed, quoted
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 TEMPORARY = re.compile(r"\.(?:[a-z]+\.[a-z0-9]+\.\d+\.partial|features\.\d+\.\d+)")  # of ours
@@ -262,11 +263,13 @@ class Run:
         """Raises ValueError where these are not the classes on which the run was trained."""
         before = self.class_names()
         now = [name.encode("utf-8", "backslashreplace").decode() for name in class_names]
-        if before is None or before == now:
+        if before is None:
             return
-        pairs = zip(before, now, strict=False)
-        k = next((k for k, (then, here) in enumerate(pairs) if then != here), None)
-        what = f": class {k} was {before[k]!r} and is {now[k]!r}" if k is not None else ""
+        pairs = enumerate(zip(before, now, strict=False))
+        k = next((k for k, (then, here) in pairs if composed(then) != composed(here)), None)
+        if k is None and len(before) == len(now):
+            return
+        what = "" if k is None else f": class {k} was {quoted(before[k])} and is {quoted(now[k])}"
         raise ValueError(
             f"the data set has other classes than run {self.name} was trained on{what} "
             f"({len(before)} then, {len(now)} now): put them back as they were, or train anew"

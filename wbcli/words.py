@@ -1,8 +1,11 @@
 """Counts and names in sentences."""
 
 import re
+import unicodedata
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # surrogates: undecodable bytes
+
+SPACES = {"\t": "tab", "\n": "line feed", "\r": "carriage return"}  # that Unicode leaves nameless
 
 
 def counted(count: int, noun: str) -> str:
@@ -25,3 +28,18 @@ def are(count: int) -> str:
 def printable(name: str) -> str:
     """A name that any terminal can show, on one line."""
     return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), name)
+
+
+def composed(name: str) -> str:
+    """The name in Unicode's composed form (NFC), in which é is one character however it came."""
+    return unicodedata.normalize("NFC", name)
+
+
+def quoted(name: str) -> str:
+    """The name in quotes; white space around it, which nobody sees, is called by its name."""
+    spaces = [
+        f"{SPACES.get(end) or unicodedata.name(end, ascii(end)).lower()} at its {which}"
+        for which, end in (("start", name[:1]), ("end", name[-1:]))
+        if end.isspace()
+    ]
+    return repr(name) + (f" (white space: {', '.join(spaces)})" if spaces else "")

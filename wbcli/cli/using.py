@@ -45,7 +45,9 @@ def predict_command(run, given, top, as_json, as_csv, runs_dir, device, precisio
         device = devices.resolve(device)
         precision = devices.resolve_precision(precision, device)
         run = runs.find(runs_dir, run)
-    paths = predict.find_pictures(list(given))
+    paths, notes = predict.find_pictures(list(given))
+    for note in notes:
+        console.warn(note)
     model = predict.load(run)
     devices.prepare(device, precision, 0, deterministic=False)
     if model.temperature is None:

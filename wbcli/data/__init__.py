@@ -114,7 +114,9 @@ def load(
     content = _usable(content or read(name, data_dir), name, left_out or ())
     labels = content.train[1]
     num_classes = len(content.class_names)
-    if content.val and val_per_class:
+    if content.val and val_per_class and content.val_folder != "val":
+        content = _without_val(content)  # runs of 0.1.0 did not know it
+    elif content.val and val_per_class:
         raise longtail.SettingError(
             f"--val-per-class: {name} has validation images of its own, leave it out"
         )
@@ -189,6 +191,11 @@ def _without(split: Arrays, absent: set[str]) -> Arrays:
             f"{pictures.describe(0)}: broken or missing"
         )
     return pictures[np.array(stays, dtype=np.int64)], labels[stays]
+
+
+def _without_val(content: Content) -> Content:
+    note = f"left out: {content.val_folder}/, since --val-per-class takes images of train/"
+    return content._replace(val=None, notes=[*content.notes, note])
 
 
 def _take(arrays: Arrays, parts: list[np.ndarray]) -> Split:

@@ -46,6 +46,7 @@ class Content(NamedTuple):
     notes: list[str]
     val: Arrays | None = None
     problems: tuple[Problem, ...] | list[Problem] = ()
+    val_folder: str = "val"  # where the validation images are
 
 
 def open_regular(path: Path) -> BinaryIO:
