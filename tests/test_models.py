@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import torchvision
 from torch import nn
 
 from wbcli import models, weights
@@ -140,6 +141,83 @@ def test_init_takes_weights_of_ours_and_of_torchvision(tmp_path):
     models.load_init(other, ours)
     assert torch.equal(other.classifier.weight, fresh), "of another width: it starts afresh"
     assert torch.equal(other.backbone.conv1.weight, source.backbone.conv1.weight)
+
+
+def plain(network: models.Network, head: str = "fc.") -> dict:
+    """Its weights under torchvision's names."""
+    weights = {k.removeprefix("backbone."): v for k, v in network.state_dict().items()}
+    return {k.replace("classifier.", head): v for k, v in weights.items()}
+
+
+def with_prefix(prefix: str, weights: dict) -> dict:
+    return {prefix + key: value for key, value in weights.items()}
+
+
+def split_names(prefix: str, head: str, network: models.Network) -> dict:
+    """The backbone under the prefix, the classifier beside it under a name of its own."""
+    weights = plain(network, "fc.").items()
+    return {head + k[3:] if k.startswith("fc.") else prefix + k: v for k, v in weights}
+
+
+NAMINGS = {  # who writes names like these
+    "DataParallel": lambda net: with_prefix("module.", plain(net)),
+    "Lightning": lambda net: with_prefix("model.", plain(net)),
+    "torch.compile": lambda net: with_prefix("_orig_mod.", plain(net)),
+    "all of them": lambda net: with_prefix("module._orig_mod.model.", plain(net)),
+    "a whole network as backbone": lambda net: with_prefix("backbone.", plain(net)),
+    "backbone and fc": lambda net: split_names("backbone.", "fc.", net),
+    "those in Lightning": lambda net: split_names("model.backbone.", "model.fc.", net),
+    "a compiled backbone": lambda net: split_names("backbone._orig_mod.", "fc.", net),
+    "an encoder": lambda net: split_names("net.encoder.", "net.classifier.", net),
+    "ours, compiled": lambda net: with_prefix("_orig_mod.", net.state_dict()),
+}
+
+
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
+@pytest.mark.parametrize("naming", NAMINGS)
+def test_init_takes_weights_under_a_common_prefix(tmp_path, naming, wrapper):
+    source, path = models.build("resnet8", 5), tmp_path / "a.ckpt"
+    named = NAMINGS[naming](source)
+    torch.save({wrapper: named, "epoch": 3} if wrapper else named, path)
+    network = models.build("resnet8", 5)
+    models.load_init(network, path)
+    for key, value in source.state_dict().items():
+        assert torch.equal(network.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "backbone.", "model.backbone."])
+@pytest.mark.parametrize("bottleneck", [None, 2])
+def test_init_takes_a_backbone_alone_under_any_prefix(tmp_path, prefix, bottleneck):
+    source = models.build("resnet8", 5, bottleneck=bottleneck)
+    torch.save(with_prefix(prefix, source.backbone.state_dict()), tmp_path / "a.pt")
+    network = models.build("resnet8", 5, bottleneck=bottleneck)
+    fresh = network.classifier.weight.clone()
+    models.load_init(network, tmp_path / "a.pt")
+    assert torch.equal(network.classifier.weight, fresh)
+    for key, value in source.backbone.state_dict().items():
+        assert torch.equal(network.backbone.state_dict()[key], value), key
+
+
+def test_init_guesses_nothing_beyond_a_common_prefix(tmp_path):
+    source = models.build("resnet8", 5)
+    torch.save(with_prefix("model.", plain(source)) | {"loss.w": torch.ones(5)}, tmp_path / "a.pt")
+    assert refusal(tmp_path / "a.pt").startswith("its weights are of another network: ")
+    both = plain(source) | {"classifier.weight": torch.ones(5, 64)}
+    torch.save(both, tmp_path / "b.pt")
+    assert "backbone.fc.weight has no place (and 1 more)" in refusal(tmp_path / "b.pt")
+
+
+@pytest.mark.parametrize("prefix", ["", "model."])
+@pytest.mark.parametrize("name", ["resnet18", "resnet34"])
+def test_init_says_that_small_resnets_of_imagenet_fit_no_arch_yet(tmp_path, name, prefix):
+    theirs = getattr(torchvision.models, name)(num_classes=3).state_dict()
+    torch.save(with_prefix(prefix, theirs), tmp_path / "a.pth")
+    for arch in ("resnet34", "resnet50", "resnet8"):
+        assert refusal(tmp_path / "a.pth", models.build(arch, 3)) == (
+            f"its weights are of torchvision's {name}, which fits no --arch yet (our resnet34 has "
+            "a 3×3 first convolution, this one a 7×7); of torchvision's networks there are "
+            "resnet50 and resnext50"
+        )
 
 
 def refusal(path, network=None):

@@ -5,6 +5,7 @@ of n blocks, shortcuts without parameters (option A). `resnet34` is the network 
 released code: torchvision's, with a 3×3 first convolution and no max-pool.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ DEPTH_AND_WIDTH = {  # blocks per stage, channels of the first stage
 }
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGERS = (torch.int32, torch.int64)
+HEADS = ("classifier.", "fc.")  # as we call it, and as torchvision does
 TORCHVISION = {"resnet50": "resnet50", "resnext50": "resnext50_32x4d"}
 
 
@@ -83,7 +85,7 @@ def load_init(network: Network, path: Path) -> None:
 
     Args:
         path: safetensors, or a state dict that torch.load(weights_only=True) reads, on its own
-            or under `state_dict` or `model`.
+            or under `state_dict` or `model`; its names may have prefixes (`_renamed`).
 
     Raises:
         ValueError: the file cannot be read, or holds another network.
@@ -93,17 +95,18 @@ def load_init(network: Network, path: Path) -> None:
     except ValueError as error:
         expected = "expected weights, as safetensors or a state dict of torch.save"
         raise ValueError(f"--init {path}: {expected}; {error}") from error
-    weights = {key.removeprefix("module."): value for key, value in weights.items()}
-    if not any(key.startswith("backbone.") for key in weights):
-        weights = {
-            key.replace("fc.", "classifier.") if key.startswith("fc.") else f"backbone.{key}": value
-            for key, value in weights.items()
-        }
     own = network.state_dict()
-    heads = [key for key in own if key.startswith("classifier.")]
+    weights = _renamed(weights, own)
+    heads = [key for key in own if key.startswith(HEADS[0])]
     if any(key not in weights or weights[key].shape != own[key].shape for key in heads):
         weights |= {key: own[key] for key in heads}
     wrong = _misfits(weights, own)
+    if wrong and (name := _without_arch(weights)):
+        raise ValueError(
+            f"--init {path}: its weights are of torchvision's {name}, which fits no --arch yet "
+            "(our resnet34 has a 3×3 first convolution, this one a 7×7); of torchvision's "
+            f"networks there are {' and '.join(TORCHVISION)}"
+        )
     if wrong:
         others = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise ValueError(
@@ -111,6 +114,48 @@ def load_init(network: Network, path: Path) -> None:
             "with --arch (and --bottleneck)"
         )
     network.load_state_dict(weights)
+
+
+def _renamed(weights: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights under our names: what all of them start with is left out, whatever wrote it.
+
+    DataParallel puts `module.` before every name, torch.compile `_orig_mod.`, Lightning the
+    attribute, such as `model.`. Beside the classifier, `fc` or `classifier`, the rest may have a
+    prefix of its own, such as `backbone.`.
+    """
+    outer = _common_prefix(weights)
+    names = [head for head in HEADS if any(key.startswith(outer + head) for key in weights)]
+    head = outer + names[0] if names else None
+    rest = [key for key in weights if head is None or not key.startswith(head)]
+    ours = [key.removeprefix("backbone.") for key in own if key.startswith("backbone.")]
+    inner = len(_common_prefix(rest).removesuffix(_common_prefix(ours)))
+    renamed = {f"backbone.{key[inner:]}": weights[key] for key in rest}
+    if head:
+        heads = [key for key in weights if key.startswith(head)]
+        renamed |= {HEADS[0] + key.removeprefix(head): weights[key] for key in heads}
+    return renamed
+
+
+def _common_prefix(keys: Collection[str]) -> str:
+    """What all of them start with, up to a dot and with it."""
+    first, last = min(keys, default=""), max(keys, default="")  # they differ the earliest
+    pairs = enumerate(zip(first, last, strict=False))
+    length = next((i for i, (a, b) in pairs if a != b), len(first))
+    return first[: first.rfind(".", 0, length) + 1]
+
+
+def _without_arch(weights: dict[str, Tensor]) -> str | None:
+    """The network of torchvision whose backbone this is, of those that many start from."""
+    from torchvision import models
+
+    backbone = {k: v for k, v in weights.items() if k.startswith("backbone.")}
+    for name in ("resnet18", "resnet34"):
+        with torch.device("meta"):
+            theirs = getattr(models, name)(weights=None).state_dict()
+        theirs = {f"backbone.{k}": v for k, v in theirs.items() if not k.startswith("fc.")}
+        if not _misfits(backbone, theirs):
+            return name
+    return None
 
 
 def _misfits(weights: dict[str, Tensor], own: dict[str, Tensor]) -> list[str]:
