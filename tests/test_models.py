@@ -30,6 +30,33 @@ def test_parameter_counts(arch, num_classes):
     assert models.num_parameters(network) == COUNTS[arch, num_classes]
 
 
+def test_logits_do_not_tie_in_bf16():
+    """100 and 100.25 are one number in bf16, whose steps are 0.5 there."""
+    network = models.Network(nn.Identity(), 2, 2)
+    with torch.no_grad():
+        network.classifier.weight.copy_(torch.tensor([[100.0, 0.0], [100.0, 0.25]]))
+        network.classifier.bias.zero_()
+    features = torch.ones(1, 2)
+    expected = torch.tensor([[100.0, 100.25]])
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, of_bf16 = network(features), network(features.bfloat16())
+    assert torch.equal(logits, expected)
+    assert torch.equal(of_bf16, expected)
+
+
+def test_the_classifier_learns_in_float32_within_autocast():
+    network = models.Network(nn.Linear(3, 4), 4, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        features = network.backbone(torch.randn(5, 3))
+        loss = network.classifier(features).sum()
+    loss.backward()
+    assert features.dtype == torch.bfloat16
+    expected = features.detach().float().sum(0)
+    torch.testing.assert_close(
+        network.classifier.weight.grad, expected.expand(2, 4), atol=0, rtol=1e-6
+    )
+
+
 @pytest.mark.parametrize(
     ("arch", "image", "features"),
     [

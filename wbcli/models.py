@@ -27,13 +27,28 @@ HEADS = ("classifier.", "fc.")  # as we call it, and as torchvision does
 TORCHVISION = {"resnet50": "resnet50", "resnext50": "resnext50_32x4d"}
 
 
+class Classifier(nn.Linear):
+    """features [B, D] → logits [B, K], in the dtype of its weights also within autocast.
+
+    bf16 keeps 8 bits of a logit, so that the two largest of an image may tie; and a tie goes to
+    the class of lower index, which is the more frequent one.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        device_type = features.device.type
+        if not torch.is_autocast_enabled(device_type):
+            return super().forward(features)
+        with torch.autocast(device_type, enabled=False):
+            return super().forward(features.to(self.weight.dtype))
+
+
 class Network(nn.Module):
     """images [B, C, H, W] → backbone → features [B, D] → classifier → logits [B, K]."""
 
     def __init__(self, backbone: nn.Module, num_features: int, num_classes: int):
         super().__init__()
         self.backbone = backbone
-        self.classifier = nn.Linear(num_features, num_classes)
+        self.classifier = Classifier(num_features, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classifier(self.backbone(images))
