@@ -173,3 +173,9 @@ def test_a_planted_fault_is_found(fault, tmp_path):
     output, _ = process.communicate()
     assert process.returncode != 0
     assert report in output
+
+
+def test_a_source_of_another_shape_is_not_half_translated():
+    code = (CUDA / "ops.cu").read_text()
+    with pytest.raises(ValueError, match="nothing matches 'kernel<<<"):
+        translate(code.replace("kernel<<<", "launched<<<"), device="CPU")
