@@ -58,7 +58,8 @@ def class_balanced_bce(logits: Tensor, labels: Tensor, image_weights: Tensor) ->
     """CB as in the released code: mean over batch *and classes* of v_y·BCE(p_k, [k = y]).
 
     p = softmax(logits) and BCE(p, 1) = −log p, BCE(p, 0) = −log(1 − p), logarithms cut
-    at −100. Its gradient is nearly parallel to CB's and about K/(1 + p_y) times smaller.
+    at −100. Near uniform predictions its gradient is nearly parallel to CB's and about
+    K/(1 + p_y) times smaller.
     NaN logits make a NaN loss, as in the others (PyTorch's BCE refuses them, on a GPU with an
     assertion that ends the process).
     """
