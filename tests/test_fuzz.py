@@ -193,6 +193,15 @@ RECORDS = [json.dumps(CONFIG | {"created": 1.5, "class_names": ["a"]}).encode(),
 ROW = {"epoch": 1, "seconds": 0.5, "accuracy": dict.fromkeys(runs.GROUPS, 5.0), "row_norms": [1.0]}
 METRICS = [b"".join(json.dumps(ROW | {"epoch": e}).encode() + b"\n" for e in (1, 2, 3))]
 
+PLAIN_IMAGES = [
+    json.dumps({"train": part, "val": part, "unused": [0, 7]}).encode()
+    for part in (
+        {"names": ["train/a/1.jpg", "train/b/2.jpg"], "labels": [0, 1]},
+        {"indices": [3, 8], "digest": "00", "labels": [0, 1]},
+    )
+]
+IMAGES = [gzip.compress(content, mtime=0) for content in PLAIN_IMAGES]
+
 
 def run_with(name: str, content: bytes) -> runs.Run:
     Path("runs/it").mkdir(parents=True, exist_ok=True)
@@ -224,6 +233,7 @@ def test_damaged_records(content):
     run = run_with("config.json", content)
     found = watched(run.config)
     assert found is None or isinstance(found, config.Config)
+    watched(run.data_record)
     for read, kind in ((run.class_names, str), (run.class_counts, int)):
         assert all(type(value) is kind for value in watched(read) or [])
     assert watched(lambda: runs.all_runs(Path("runs"))) == ([] if found is None else [run])
@@ -242,6 +252,14 @@ def test_records_that_were_edited(changes):
     run = run_with("config.json", json.dumps(CONFIG | changes).encode())
     if (found := watched(run.config)) is not None:
         assert isinstance(found, config.Config)
+
+
+@fuzz
+@given(content=damaged(IMAGES) | damaged(PLAIN_IMAGES).map(gzip.compress))
+def test_images_of_runs(content):
+    run = run_with("images.json.gz", content)
+    if (found := watched(run.images)) is not None:
+        assert len(found.train.keys) == len(found.train.labels) == sum(found.counts())
 
 
 @fuzz

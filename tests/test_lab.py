@@ -200,9 +200,9 @@ def test_a_data_set_is_read_once_for_each_subset(monkeypatch):
     read = []
     load = data.for_run
 
-    def counted(settings):
+    def counted(settings, *args, **options):
         read.append((settings.imbalance_factor, settings.val_per_class))
-        return load(settings)
+        return load(settings, *args, **options)
 
     monkeypatch.setattr(data, "for_run", counted)
     here = make_lab(epochs=1)

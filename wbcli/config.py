@@ -267,6 +267,8 @@ def from_dict(values: Any) -> Config:
         raise ValueError(f"config.json lacks {', '.join(missing)}: was it edited by hand?")
     found = {f.name: values[f.name] for f in fields(Config) if f.name in values}
     found = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
+    if isinstance(found.get("limits"), dict):
+        found["limits"] = _limits_given(found["limits"], found["dataset"])
     try:
         _check_types(found)
     except ValueError as error:
@@ -275,6 +277,20 @@ def from_dict(values: Any) -> Config:
     if config.stage != "stage1" and config.parent is None:
         raise ValueError(f"config.json: a {config.stage} run comes from another, parent is null")
     return config
+
+
+def resolved_limits(config: Config) -> dict[str, int]:
+    """The limits that hold for a run, as config.json and `eval --json` have them."""
+    many_few = config.limits
+    own = sources.find(config.dataset).limits
+    return own if many_few is None else dict(zip(("many", "few"), many_few, strict=True))
+
+
+def _limits_given(limits: dict[str, Any], dataset: Any) -> tuple | None:
+    """What `resolved_limits` made of the setting: None where they are the data set's own."""
+    if isinstance(dataset, str) and limits == sources.find(dataset).limits:
+        return None
+    return limits.get("many"), limits.get("few")
 
 
 def resolve_stage1(options: dict[str, Any]) -> Config:
@@ -293,6 +309,8 @@ def resolve_stage1(options: dict[str, Any]) -> Config:
         "imbalance_factor": source.imbalance_factor,
         "image_size": source.image_size,
     } | options
+    if options.get("limits") == tuple(source.limits.values()):
+        options["limits"] = None
     factor = options["imbalance_factor"]
     if factor is not None and abs(factor) < 2**53 and factor == int(factor):  # 50.0 is 50
         options["imbalance_factor"] = int(factor)

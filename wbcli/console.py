@@ -102,7 +102,7 @@ class Progress:
     def on_epoch(self, row: dict[str, Any]) -> None:
         if self.bar:
             text = f"epoch {row['epoch']}/{self.epochs}  loss {row['train_loss']:.4f}  "
-            text += f"test {format_cell((row['accuracy'] or {}).get('all'))}"
+            text += f"{_validation(row)}test {format_cell((row['accuracy'] or {}).get('all'))}"
             self.bar.update(self.task, description=text)
         elif self.lines:
             say(f"{_describe(row, self.epochs)}  {row['images_per_second']:.0f} images/s")
@@ -125,9 +125,16 @@ def _describe(row: dict[str, Any], epochs: int) -> str:
     clipped = row["clipped_fraction"]
     return (
         f"epoch {row['epoch']}/{epochs}  lr {row['lr']:.5f}  loss {row['train_loss']:.4f}  "
-        f"train {row['train_accuracy']:.1f}  test {accuracy}"
+        f"train {row['train_accuracy']:.1f}  "
+        f"{_validation(row)}test {accuracy}"
         + ("" if clipped is None else f"  clipped {100 * clipped:.0f}%")
     )
+
+
+def _validation(row: dict[str, Any]) -> str:
+    """What the best epoch is chosen by, where there are validation images."""
+    found = row.get("val_accuracy")
+    return f"val {format_cell(found['all'])}  " if found else ""
 
 
 def _bar(total: int, title: str = "first epoch", unit: str = "images/s"):

@@ -230,24 +230,37 @@ def evaluate_run(
         data_dir: None takes the run's.
         confusion: also return, but do not write, `confusion`: {"names", "counts"}, classes
             by training images, most first (`confusion_groups`).
-        on_note: told why the numbers cannot be kept in the run's folder.
+        on_note: told how the data set differs from what trained the run, and why the numbers
+            cannot be kept in the run's folder.
 
     Raises:
-        ValueError: `best` on a run without validation images, a split that is not there.
+        ValueError: `best` on a run without validation images, a split that is not there, or
+            not the one that the run had.
     """
     config = run.config()
-    dataset = data.for_run(config, data_dir)
+    dataset = data.for_run(config, run.data_record(), data_dir=data_dir)
+    dataset.require(split)
+    for change in dataset.changes:
+        on_note(change)
     checkpoint = checkpoint or default_checkpoint(config)
     chosen = {"split": split, "checkpoint": checkpoint, "tta": config.tta if tta is None else tta}
     network = run.network(dataset.class_names, checkpoint)
     network.to(device, memory_format=torch.channels_last)
-    index, names = confusion_groups(dataset.class_counts, dataset.class_names)
-    groups = torch.from_numpy(index).to(device) if confusion else None
+    groups = None
+    if confusion:
+        index, names = confusion_groups(_known_counts(run, dataset), dataset.class_names)
+        groups = torch.from_numpy(index).to(device)
+    kept = None
+    if "val" in dataset.gone:
+        kept = (run.temperature(checkpoint, chosen["tta"]) or {}).get("temperature")
+        what = "the temperature is the one that it kept" if kept else "it kept no temperature"
+        on_note(f"run {run.name}: without its validation images {what}")
     with autocast(device, precision):
-        metrics = _measure_split(network, dataset, split, device, chosen["tta"], groups)
+        metrics = _measure_split(network, dataset, split, device, chosen["tta"], groups, kept)
     result = _result(run.name, config, network, dataset, chosen, metrics)
     try:
-        if (checkpoint, chosen["tta"]) == (default_checkpoint(config), config.tta) and dataset.val:
+        default = default_checkpoint(config), config.tta
+        if (checkpoint, chosen["tta"]) == default and dataset.val and "val" not in dataset.gone:
             run.write_temperature(checkpoint, chosen["tta"], metrics["temperature"])
         run.write_result(split, result)
     except OSError as error:
@@ -264,13 +277,14 @@ def _measure_split(
     device: torch.device,
     tta: bool,
     groups: Tensor | None,
+    temperature: float | None,
 ) -> dict:
     """`measure` of the split, with the `temperature` that the validation images ask for.
 
-    It is fitted first, so that one pass over the split gives the numbers with and without it.
+    It is fitted first, so that one pass over the split gives the numbers with and without it;
+    where they are not the run's, it is the one that was given.
     """
-    temperature = None
-    if dataset.val:
+    if dataset.val and "val" not in dataset.gone:
         val = batches_of(dataset, "val", device).evaluate()
         temperature = fit_temperature(network, val, tta=tta)
     batches = batches_of(dataset, split, device).evaluate()
@@ -304,6 +318,15 @@ def _result(
         "reliability": _reliability(metrics),
         "per_class": _per_class(network, dataset, metrics),
     }
+
+
+def _known_counts(run, dataset: data.Dataset) -> list[int]:
+    if dataset.class_counts is None:
+        raise ValueError(
+            f"run {run.name} does not say how many images of each class trained it, by which "
+            "figures are ordered: only a run of this version has a report"
+        )
+    return dataset.class_counts
 
 
 def confusion_groups(counts: list[int], names: list[str]) -> tuple[np.ndarray, list[str]]:
@@ -344,7 +367,7 @@ def _per_class(network: nn.Module, dataset: data.Dataset, metrics: dict) -> list
         {
             "class": k,
             "name": dataset.class_names[k],
-            "train_images": dataset.class_counts[k],
+            "train_images": dataset.class_counts[k] if dataset.class_counts else None,
             "test_images": int(metrics["images"][k]),
             "accuracy": None if np.isnan(metrics["accuracy"][k]) else float(metrics["accuracy"][k]),
             "marginal_likelihood": float(metrics["marginal_likelihood"][k]),

@@ -16,7 +16,8 @@ from wbcli import config, data, features, stages
 from wbcli.config import Config
 from wbcli.features import Features
 from wbcli.models import Network
-from wbcli.runs import Run, part
+from wbcli.runs import Run, first_part, part
+from wbcli.training import ignore
 
 STAGE2_ONLY = ("beta", "project")  # settings that a study passes on to stage 2 alone
 
@@ -36,6 +37,7 @@ class Lab:
         options: options of stage 1 (and those of STAGE2_ONLY), as on the command line.
         listen: who listens to a part: called with its label, settings and number of images.
         num_frozen: networks whose features are kept.
+        on_note: told how a data set differs from the one that finished parts were trained on.
     """
 
     studies: Path
@@ -43,6 +45,7 @@ class Lab:
     options: dict[str, Any]
     listen: Callable[[str, Config, int], AbstractContextManager[stages.Listener]] = silent
     num_frozen: int = 2
+    on_note: Callable[[str], None] = ignore
     _datasets: dict[str, data.Dataset] = field(default_factory=dict)
     _frozen: dict[str, tuple[Network, dict[str, Features]]] = field(default_factory=dict)
 
@@ -70,9 +73,15 @@ class Lab:
         return run
 
     def dataset(self, settings: Config) -> data.Dataset:
+        """The images of these settings: those of the parts that were trained on such before."""
         key = str([settings.dataset, *[getattr(settings, name) for name in data.SELECTION]])
         if key not in self._datasets:
-            self._datasets[key] = data.for_run(settings)
+            first = first_part(self.studies, settings)
+            recorded = first and first.data_record()
+            found = self._datasets[key] = data.for_run(settings, recorded, trains=True)
+            found.require("train", "val")
+            for change in found.changes:
+                self.on_note(change)
         return self._datasets[key]
 
     def frozen(self, parent: Run, settings: Config) -> tuple[Network, dict[str, Features]]:

@@ -81,12 +81,14 @@ def load(run: Run, checkpoint: str | None = None) -> Model:
         checkpoint: `last` or `best`; None takes what the run's recipe says.
     """
     config = run.config()
-    names = run.class_names() or data.for_run(config).class_names
+    names = run.class_names() or data.for_run(config, run.data_record()).class_names
     checkpoint = checkpoint or evaluate.default_checkpoint(config)
     kept = run.temperature(checkpoint, config.tta)
     missing = ""
     if kept is None:
         missing = "it has no validation images (--val-per-class N at stage 1)"
+        if (images := run.images()) and images.val:
+            missing = f"none was fitted on its validation images (wbcli eval {run.name} does it)"
     elif kept["temperature"] is None:
         missing = "all its validation images are classified correctly, so that any would do"
     temperature = kept and kept["temperature"]

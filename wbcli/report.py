@@ -1,5 +1,6 @@
 """The report: measure runs on the test set, draw what there is to see, write one page."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -8,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from wbcli import data, figures, runs, storage
+from wbcli import figures, runs, storage
 from wbcli.evaluate import evaluate_run
 from wbcli.ops import row_norms
 from wbcli.page import Picture, render
@@ -86,11 +87,13 @@ def write(
     *,
     precision: str,
     data_dir: Path | None = None,
+    on_note: Callable[[str], None] = lambda text: None,
 ) -> dict:
     """Write `folder`/report.html and its figures as PNG and SVG into `folder`/figures.
 
     Args:
         chosen: finished runs of one data set; each is measured as `wbcli eval` does.
+        on_note: told what `evaluate_run` tells.
 
     Returns:
         What `wbcli report --json` prints: `runs` (names), `page` and `figures` (paths).
@@ -109,12 +112,12 @@ def write(
             precision=precision,
             data_dir=data_dir,
             confusion=True,
+            on_note=on_note,
         )
         for run in chosen
     ]
     layers = [
-        (run.name, filter_norms(run, model["checkpoint"], data_dir))
-        for run, model in zip(chosen, models, strict=True)
+        (run.name, filter_norms(run, model)) for run, model in zip(chosen, models, strict=True)
     ]
     drawings = [
         *_of_results(models),
@@ -136,11 +139,10 @@ def check_comparable(chosen: list[Run]) -> None:
             )
 
 
-def filter_norms(
-    run: Run, checkpoint: str, data_dir: Path | None = None
-) -> list[tuple[str, list[float]]]:
+def filter_norms(run: Run, model: figures.Model) -> list[tuple[str, list[float]]]:
     """(layer, norms of its filters) of every convolution and linear layer, input to output."""
-    network = run.network(data.for_run(run.config(), data_dir).class_names, checkpoint)
+    names = [row["name"] for row in model["per_class"]]
+    network = run.network(names, model["checkpoint"])
     return [
         (name.removeprefix("backbone."), row_norms(module.weight.detach()).tolist())
         for name, module in network.named_modules()  # registered in forward order

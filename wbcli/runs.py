@@ -16,18 +16,22 @@ from pathlib import Path
 from typing import Any
 
 from wbcli import locks
-from wbcli.config import Config, from_dict
+from wbcli.config import Config, from_dict, resolved_limits
+from wbcli.data import SELECTION, Chosen, Record, chosen
 from wbcli.data.readers import read_bytes
+from wbcli.data.record import check_classes
 from wbcli.storage import is_number, read_json, saying_what, write_file, write_json
-from wbcli.words import composed, quoted
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-TEMPORARY = re.compile(r"\.(?:[a-z]+\.[a-z0-9]+\.\d+\.partial|features\.\d+\.\d+)")  # of ours
+TEMPORARY = re.compile(r"\.(?:[a-z]+(?:\.[a-z0-9]+)+\.\d+\.partial|features\.\d+\.\d+)")  # ours
 MAX_METRICS_BYTES = 2**29  # 200 epochs of iNaturalist 2018 are a tenth of it
+IMAGES = "images.json.gz"
 REMEDIES = {
     "checkpoint.pt": "delete it to start this run anew",
     "best.pt": "without it, --checkpoint last reads the last epoch",
+    IMAGES: "without it nothing says which images the run held out",
 }
+MAX_COUNT = 2**53
 YEAR_3000 = 32503680000  # seconds since 1970
 GROUPS = ("all", "many", "medium", "few")
 STATES = {  # what the two checkpoints hold, and of which type
@@ -98,7 +102,7 @@ class Run:
         """Delete a run that holds no weights; its name is free again."""
         if self.resumable or self.finished:
             return
-        ours = ("metrics.jsonl", "temperature.json", "best.pt", "config.json")
+        ours = ("metrics.jsonl", "temperature.json", "best.pt", IMAGES, "config.json")
         for name in (*ours * self.started, locks.NAME):  # without config.json nothing is ours
             (self.path / name).unlink(missing_ok=True)
         if not any(self.path.iterdir()):
@@ -107,6 +111,11 @@ class Run:
     @property
     def resumable(self) -> bool:
         return (self.path / "checkpoint.pt").is_file()
+
+    @property
+    def trained(self) -> bool:
+        """Whether it has a record, and something was trained by it."""
+        return self.started and (self.resumable or self.finished)
 
     def record(self) -> dict[str, Any]:
         """config.json: the settings, and what they ran on; `created` is 0 where it is no time."""
@@ -127,7 +136,49 @@ class Run:
 
     def class_counts(self) -> list[int] | None:
         """Images of each class on which it trained; None for a run that did not record them."""
-        return self._recorded("class_counts", int, "counts")
+        return self._counts("class_counts")
+
+    def _counts(self, key: str) -> list[int] | None:
+        found, names = self._recorded(key, int, "counts"), self.class_names()
+        if found is None or names is None:
+            return None
+        if len(found) != len(names) or not all(0 <= count < MAX_COUNT for count in found):
+            raise ValueError(
+                f"run {self.name}: {key} of config.json does not count the images of each of "
+                f"{len(names)} classes"
+            )
+        return found
+
+    def images(self) -> Chosen | None:
+        """Which images trained it and which it held out; None where it did not record them.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        path = self.path / IMAGES
+        if not path.is_file():
+            return None
+        try:
+            return chosen.unpack(read_bytes(path, chosen.MAX_PACKED))
+        except ValueError as error:
+            raise ValueError(f"{path} cannot be read: {error}; {REMEDIES[IMAGES]}") from error
+
+    def data_record(self) -> Record:
+        """What it recorded of the data set that trained it: see `data.for_run`."""
+        images, counts = self.images(), self.class_counts()
+        if images and images.counts() != counts:
+            raise ValueError(
+                f"{self.path / IMAGES} has other class counts than config.json: one of them is of "
+                f"another run; {REMEDIES[IMAGES]}"
+            )
+        return Record(
+            run=self.name,
+            class_names=self.class_names(),
+            class_counts=counts,
+            original_counts=self._counts("original_counts"),
+            limits=resolved_limits(self.config()),
+            images=images,
+        )
 
     def _recorded(self, key: str, kind: type, words: str) -> list | None:
         found = self.record().get(key)
@@ -166,18 +217,24 @@ class Run:
         rows = self.metrics()
         return rows[-1]["epoch"] if rows else 0
 
-    def write_record(self, config: Config, circumstances: dict[str, Any]) -> None:
-        """Write config.json; a run that is resumed stays as old as it is.
+    def write_record(
+        self, config: Config, circumstances: dict[str, Any], images: Chosen | None = None
+    ) -> None:
+        """Write config.json and images.json.gz; a run that is resumed stays as old as it is.
 
         Args:
-            circumstances: what it runs on, and the names of its classes.
+            circumstances: what it runs on, and the names and counts of its classes.
+            images: which train and which are held out; None where that is not known.
         """
         try:
             created = self.record()["created"]
         except (FileNotFoundError, ValueError):  # a damaged one is written anew
             created = time.time()
-        record = {"run": self.name, "created": created} | asdict(config) | circumstances
+        record = {"run": self.name, "created": created} | asdict(config)
+        record |= {"limits": resolved_limits(config)} | circumstances
         write_json(self.path / "config.json", record)
+        if images:
+            write_file(self.path / IMAGES, chosen.pack(images))
 
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:
         """Replace metrics.jsonl."""
@@ -259,22 +316,6 @@ class Run:
         except ValueError as error:
             raise ValueError(f"{path} cannot be read: {error}") from error
 
-    def check_classes(self, class_names: list[str]) -> None:
-        """Raises ValueError where these are not the classes on which the run was trained."""
-        before = self.class_names()
-        now = [name.encode("utf-8", "backslashreplace").decode() for name in class_names]
-        if before is None:
-            return
-        pairs = enumerate(zip(before, now, strict=False))
-        k = next((k for k, (then, here) in pairs if composed(then) != composed(here)), None)
-        if k is None and len(before) == len(now):
-            return
-        what = "" if k is None else f": class {k} was {quoted(before[k])} and is {quoted(now[k])}"
-        raise ValueError(
-            f"the data set has other classes than run {self.name} was trained on{what} "
-            f"({len(before)} then, {len(now)} now): put them back as they were, or train anew"
-        )
-
     def network(self, class_names: list[str], checkpoint: str = "last"):
         """The network of a finished run, from its last epoch or, with `best`, from best.pt.
 
@@ -287,7 +328,7 @@ class Run:
         from wbcli import models
 
         config, num_classes = self.config(), len(class_names)
-        self.check_classes(class_names)
+        check_classes(self.name, self.class_names(), class_names)
         if checkpoint == "best" and not (self.path / "best.pt").is_file():
             raise ValueError(
                 f"run {self.name} kept no best epoch: that needs validation images "
@@ -420,6 +461,22 @@ def fingerprint(settings: dict[str, Any]) -> str:
     kept = {key: value for key, value in settings.items() if key != "data_dir"}
     text = json.dumps(kept, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:8]
+
+
+def same_images(config: Config, other: Config) -> bool:
+    """Whether two settings choose the same images of the same data set."""
+    keys = ("dataset", *SELECTION)
+    return all(getattr(config, key) == getattr(other, key) for key in keys)
+
+
+def first_part(studies: Path, config: Config) -> Run | None:
+    """The oldest run of a study that these settings choose the same images for: all of a study
+    train on its images.
+    """
+    found = all_runs(studies) if studies.is_dir() else []
+    found = [run for run in found if run.trained and same_images(run.config(), config)]
+    recorded = [run for run in found if (run.path / IMAGES).is_file()]
+    return next(iter(recorded or found), None)
 
 
 def part(studies: Path, config: Config) -> Run:

@@ -49,8 +49,6 @@ def train(
     """
     prepare(device, config.precision, config.seed, config.deterministic)
     listener = listener or Listener()
-    if config.parent:
-        _note_changes(find(runs_dir, config.parent), config, dataset, listener)
     network, parameters, constrained = _set_up(config, dataset, runs_dir)
     training = Training(config, run, dataset, device, listener, network, parameters, constrained)
     training.begin()
@@ -83,7 +81,7 @@ def normalize(
     started = time.perf_counter()
     network = starting_network(config, parent, dataset, device)
     tau_norm_(network.classifier.weight, config.tau)
-    run.write_record(config, circumstances(dataset, device))
+    run.write_record(config, circumstances(dataset, device), dataset.chosen)
     splits = epochs.splits_to_measure(dataset, device)
     row = {"epoch": 1} | epochs.norms(config, network, [], [])
     row |= epochs.accuracies(config, network, dataset, splits)
@@ -131,17 +129,6 @@ def _set_up(
         parameters = models.freeze_all_but(network, layers)
         constrained = [layer[0].weight for layer in layers]
     return network, parameters, constrained if config.constraint() else []
-
-
-def _note_changes(parent: Run, config: Config, dataset: data.Dataset, listener: Listener) -> None:
-    """Say so where the same choice of images is now another number of them."""
-    first, now = parent.config(), sum(dataset.class_counts)
-    before = sum(parent.class_counts() or dataset.class_counts)
-    same = all(getattr(first, key) == getattr(config, key) for key in data.SELECTION)
-    if same and before != now:
-        listener.on_note(
-            f"run {parent.name} was trained on {before} training images, the data set now has {now}"
-        )
 
 
 def _view(

@@ -13,6 +13,7 @@ from wbcli import data, epochs, evaluate, models
 from wbcli.balance import radius_of
 from wbcli.config import Config
 from wbcli.data.loader import bounds
+from wbcli.data.record import check_classes
 from wbcli.device import environment
 from wbcli.losses import class_balanced_weights
 from wbcli.runs import REMEDIES, Run, rows_of
@@ -80,7 +81,8 @@ class Training:
         """Write what a run has from its start; metrics.jsonl as the checkpoint knows it."""
         if not self.run.resumable:
             (self.run.path / "best.pt").unlink(missing_ok=True)  # of a start that was killed
-        self.run.write_record(self.config, circumstances(self.dataset, self.device))
+        told = circumstances(self.dataset, self.device)
+        self.run.write_record(self.config, told, self.dataset.chosen)
         self.run.write_metrics([json.loads(line) for line in self.lines.splitlines()])
 
     def run_epochs(
@@ -231,11 +233,14 @@ class Training:
 
 
 def circumstances(dataset: data.Dataset, device: torch.device) -> dict[str, Any]:
-    """What config.json says beside the settings; with the names of the classes, a run can
-    classify pictures where its data set is not.
+    """What config.json says beside the settings: with the names of the classes a run can
+    classify pictures where its data set is not, and with the counts be measured where it changed.
     """
-    names, counts = dataset.class_names, dataset.class_counts
-    return environment(device) | {"class_names": names, "class_counts": counts}
+    return environment(device) | {
+        "class_names": dataset.class_names,
+        "class_counts": dataset.class_counts,
+        "original_counts": dataset.original_counts,
+    }
 
 
 def _check_same(config: Config, run: Run, dataset: data.Dataset, state: dict[str, Any]) -> None:
@@ -246,15 +251,22 @@ def _check_same(config: Config, run: Run, dataset: data.Dataset, state: dict[str
         same = False
     if not same:
         raise ValueError(f"{run.path / 'checkpoint.pt'} is of a run with other settings: {ANEW}")
+    images = run.images()
+    if images and not images.same(dataset.chosen):
+        raise _changed(run, images.counts(), dataset)
     try:
         run.record()
     except (FileNotFoundError, ValueError):  # config.json will be written anew
         return
-    run.check_classes(dataset.class_names)
-    before, now = run.class_counts(), dataset.class_counts
-    if before not in (None, now):
-        raise ValueError(
-            f"the data set has changed since run {run.name} was interrupted: "
-            f"{sum(before)} training images then, {sum(now)} now, or in other classes; "
-            "put it back as it was, or start another run"
-        )
+    check_classes(run.name, run.class_names(), dataset.class_names)
+    before = run.class_counts()
+    if before not in (None, dataset.class_counts):
+        raise _changed(run, before, dataset)
+
+
+def _changed(run: Run, before: list[int], dataset: data.Dataset) -> ValueError:
+    return ValueError(
+        f"the data set has changed since run {run.name} was interrupted: {sum(before)} training "
+        f"images then, {sum(dataset.class_counts)} now, or other ones; put it back as it was, or "
+        "start another run"
+    )

@@ -311,25 +311,41 @@ def kept_when_stopped():
         raise
 
 
-def load(settings: config.Config):
-    """`take` of a data set's files, with the notes on them."""
-    dataset = take(settings)
-    for note in dataset.notes:
+def load(settings: config.Config, origin: runs.Run | None = None, *needs: str):
+    """`take` of a data set's files, with the notes on them.
+
+    Args:
+        origin: the run whose images these are.
+        needs: splits that must be those of that run; with `train` they are for training.
+    """
+    dataset = take(settings, origin=origin, trains="train" in needs)
+    dataset.require(*needs)
+    for note in [*dataset.notes, *dataset.changes]:
         console.warn(note)
     return dataset
 
 
-def take(settings: config.Config, content=None):
+def take(settings: config.Config, content=None, origin: runs.Run | None = None, trains=False):
     """The data set of these settings; a setting that it cannot have is wrong usage.
 
     Args:
         content: what `read_files` gave, where the files were read before.
+        origin, trains: see `load` and `data.for_run`.
     """
     from wbcli import data
+
+    recorded = origin and origin.data_record()
+    with can_be_had():
+        return data.for_run(settings, recorded, content=content, trains=trains)
+
+
+@contextmanager
+def can_be_had():
+    """A setting that a data set cannot have is wrong usage."""
     from wbcli.data.longtail import SettingError
 
     try:
-        return data.for_run(settings, content=content)
+        yield
     except SettingError as error:
         raise click.UsageError(str(error), click.get_current_context()) from error
 

@@ -52,7 +52,8 @@ def report_command(names, output, as_json, runs_dir, device, precision, data_dir
         except (FileExistsError, NotADirectoryError):
             raise ValueError(f"--output {folder}: expected a folder, this is a file") from None
     devices.prepare(device, precision, 0, deterministic=False)
-    written = report.write(chosen, device, folder, precision=precision, data_dir=data_dir)
+    how = {"precision": precision, "data_dir": data_dir, "on_note": console.warn}
+    written = report.write(chosen, device, folder, **how)
     if as_json:
         named = {"runs": [reference_to(run, runs_dir) for run in chosen]}
         console.print_json(written | named)

@@ -10,11 +10,11 @@ from wbcli import config, console, runs, storage
 from wbcli.cli.options import (
     Command,
     Count,
+    can_be_had,
     data_options,
     everywhere,
     json_option,
     kept_when_stopped,
-    load,
     needs_extra,
     on_device,
     setting_options,
@@ -75,7 +75,10 @@ def reproduce_command(study, as_json, runs_dir, **options):
     with wrong_usage():
         runs.make_folder(runs_dir)
     dataset = lab.options["dataset"]
-    data = load(config.resolve_stage1(lab.options))
+    with can_be_had():
+        data = lab.dataset(config.resolve_stage1(lab.options))
+    for note in data.notes:
+        console.warn(note)
     folder = lab.studies / f"{study}-{runs.plain(dataset)}"
     folder.mkdir(parents=True, exist_ok=True)
     result = {"study": study, "dataset": dataset, "seeds": seeds}
@@ -128,7 +131,8 @@ def _open_lab(study: str, studies: Path, options: dict) -> tuple:
         if not options["val_per_class"]:
             raise ValueError("--search needs validation images: give --val-per-class N, too")
         budget = Budget(trials, options.pop("val_per_class"), layers)
-    lab = Lab(studies, device, options, _listen(), len(seeds) if budget else 1)
+    frozen = len(seeds) if budget else 1
+    lab = Lab(studies, device, options, _listen(), frozen, on_note=console.warn)
     return lab, seeds, budget
 
 

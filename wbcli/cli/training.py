@@ -77,7 +77,7 @@ def stage1_command(dataset, runs_dir, device, data_dir, skip_broken, **options):
             with wrong_usage():
                 runs.named(runs_dir, how["name"]).must_be_new()
         settings = without_broken(settings)
-    _train(settings, device, runs_dir, **how)
+    _train(settings, device, runs_dir, None, **how)
 
 
 @click.command("stage2", cls=Command)
@@ -122,7 +122,7 @@ def stage2_command(run, runs_dir, device, data_dir, from_tune, **options):
         )
     if settings.loss == "cb-bce":
         console.say(f"note: {CALIBRATION_NOTE}")
-    row = _train(settings, device, runs_dir, **how)
+    row = _train(settings, device, runs_dir, parent, **how)
     if row and row["clipped_fraction"] == 0:
         console.warn(_never_clipped(settings, row))
 
@@ -150,7 +150,7 @@ def normalize_command(run, runs_dir, device, name, as_json, data_dir, **options)
         reference = reference_to(parent, runs_dir)
         device, options = on_device(device, options, data_dir)
         settings = config.resolve_normalize(parent.config(), reference, options)
-    dataset = load(settings)
+    dataset = load(settings, parent, "val")
     with wrong_usage():
         run = runs.create(runs_dir, settings, name)
     with run.locked():
@@ -165,6 +165,7 @@ def _train(
     settings: Config,
     device,
     runs_dir: Path,
+    parent: runs.Run | None,
     name: str | None,
     resume: bool,
     dry_run: bool,
@@ -174,7 +175,8 @@ def _train(
     """Train, or say what would be trained; returns the metrics of the last epoch."""
     from wbcli import models, stages
 
-    dataset = load(settings)
+    before = _to_continue(runs_dir, settings, name) if resume else None
+    dataset = _load(settings, before, parent)
     _describe(settings, dataset)
     if dry_run:
         _print_settings(settings, dataset, as_json)
@@ -183,7 +185,7 @@ def _train(
         if settings.init_from:  # before there is a run that could not be trained
             network = models.for_run(settings, dataset.num_classes)
             models.load_init(network, Path(settings.init_from))
-        run = _open(runs_dir, settings, name, resume)
+        run = before or runs.create(runs_dir, settings, name)
     with run.locked():
         with wrong_usage():
             _check_continuable(run, settings, resume)
@@ -215,18 +217,25 @@ def _train(
     return rows[-1]
 
 
-def _open(runs_dir: Path, settings: Config, name: str | None, resume: bool) -> runs.Run:
-    """A new run; with `resume` the one of that name or of these settings, if there is one."""
-    if resume and name:
-        run = runs.named(runs_dir, name)
-        if run.path.is_dir():
-            return run
-    elif resume:
-        same = [run for run in runs.all_runs(runs_dir) if not runs.changes(run, settings)]
-        unfinished = [run for run in same if not run.finished]
-        if same:
-            return (unfinished or same)[-1]
-    return runs.create(runs_dir, settings, name)
+def _to_continue(runs_dir: Path, settings: Config, name: str | None) -> runs.Run | None:
+    """What --resume continues: the run of that name, or of these settings; None: there is none."""
+    if name:
+        with wrong_usage():
+            run = runs.named(runs_dir, name)
+        return run if run.path.is_dir() else None
+    same = [run for run in runs.all_runs(runs_dir) if not runs.changes(run, settings)]
+    unfinished = [run for run in same if not run.finished]
+    return (unfinished or same or [None])[-1]
+
+
+def _load(settings: Config, before: runs.Run | None, parent: runs.Run | None):
+    """The data set: with the images of the run that goes on, else of the one that it follows."""
+    with wrong_usage():
+        goes_on = before and before.trained and not runs.changes(before, settings)
+    if goes_on:
+        return load(settings, before, *("train", "val") * (not before.finished))
+    follows = parent and runs.same_images(parent.config(), settings)
+    return load(settings, parent if follows else None, "train", "val")
 
 
 def _check_continuable(run: runs.Run, settings: Config, resume: bool) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from wbcli import config, console
+from wbcli import config, console, runs
 from wbcli.cli.options import (
     Command,
     Count,
@@ -137,7 +137,7 @@ def stage1_command(dataset, as_json, device, data_dir, runs_dir, **options):
         names = _searched("stage1", names, ranges, options)
         base = config.resolve_stage1(options | {"dataset": dataset})
         space = _space(base, names, ranges)
-    data = load(base)
+    data = load(base, runs.first_part(runs_dir / "studies", base), "train", "val")
     with wrong_usage():
         base = _selected(base, data, how.select, "repeat this with --val-per-class N")
 
@@ -186,7 +186,8 @@ def stage2_command(run, as_json, device, data_dir, runs_dir, **options):
         base = replace(base, views=base.views or min(base.epochs, tune.VIEWS))
         space = _space(base, names, ranges)
         heads.check(base)
-    data = load(base)
+    follows = runs.same_images(parent.config(), base)
+    data = load(base, parent if follows else None, "train", "val")
     with wrong_usage():
         base = _selected(base, data, how.select, NO_VALIDATION.format(run=parent.name))
     with kept_when_stopped():
@@ -217,7 +218,7 @@ def normalize_command(run, trials, select, as_json, device, data_dir, runs_dir, 
         reference = reference_to(parent, runs_dir)
         device, options = on_device(device, options, data_dir)
         base = config.resolve_normalize(parent.config(), reference, options | {"tau": 1.0})
-    data = load(base)
+    data = load(base, parent, "train", "val")
     with wrong_usage():
         base = _selected(base, data, select, NO_VALIDATION.format(run=parent.name))
     studies = runs_dir / "studies"

@@ -134,7 +134,8 @@ def export_command(run, form, output, checkpoint, as_json, runs_dir, data_dir, *
         if not path.parent.is_dir():
             raise ValueError(f"--output {output}: there is no folder {path.parent}")
     model = predict.load(run, checkpoint)
-    images = export.real_images(data.for_run(model.config, data_dir))
+    dataset = data.for_run(model.config, run.data_record(), data_dir=data_dir)
+    images = export.real_images(dataset)
     result = export.export(model, run.name, form, path, images)
     if as_json:
         names = {"run": reference_to(run, runs_dir), "path": str(path), "format": form}

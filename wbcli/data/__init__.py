@@ -5,15 +5,17 @@ Everything here is NumPy; `batches.py` and `loader.py` bring a split to a device
 Legend: N images, C channels, H height, W width, K classes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from wbcli.data import longtail, sources
+from wbcli.data import chosen, longtail, record, sources
+from wbcli.data.chosen import Chosen, Images
+from wbcli.data.left_out import no_test_pictures, usable
 from wbcli.data.pictures import Pictures
 from wbcli.data.readers import Arrays, Content
-from wbcli.words import counted
+from wbcli.data.record import Record
 
 # What chooses the images of a run, in `load` and in its Config.
 SELECTION = ("imbalance_factor", "imbalance_type", "subset", "val_per_class")
@@ -33,8 +35,10 @@ class Dataset:
     """A long-tailed training set with its test set.
 
     class_counts are the images that train; original_counts those before validation
-    images were taken away, by which classes are Many, Medium or Few. image_size is the side
-    of the square that pictures on disk are cropped to.
+    images were taken away, by which classes are Many, Medium or Few (None: not known of a run
+    that is older than its data set). image_size is the side of the square that pictures on disk
+    are cropped to. chosen says which images train and which are held out, changes how the data
+    set differs from what a run recorded, and gone why a split is not the run's.
     """
 
     name: str
@@ -43,18 +47,26 @@ class Dataset:
     test: Split
     val: Split | None
     class_names: list[str]
-    class_counts: list[int]
-    original_counts: list[int]
+    class_counts: list[int] | None
+    original_counts: list[int] | None
     limits: dict[str, int]
     image_size: int | None
     notes: list[str]
+    chosen: Chosen | None
+    changes: list[str] = field(default_factory=list)
+    gone: dict[str, str] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
 
     def groups(self) -> dict[str, np.ndarray]:
-        """Masks [K] of the classes with n_k above, between and below the limits."""
+        """Masks [K] of the classes with n_k above, between and below the limits; without the
+        original counts no class is in any of them.
+        """
+        if self.original_counts is None:
+            nothing = np.zeros(self.num_classes, dtype=bool)
+            return {"many": nothing, "medium": nothing, "few": nothing}
         counts = np.array(self.original_counts)
         many, few = counts > self.limits["many"], counts < self.limits["few"]
         return {"many": many, "medium": ~many & ~few, "few": few}
@@ -66,14 +78,23 @@ class Dataset:
         """`train`, `val` or `test`.
 
         Raises:
-            ValueError: validation images were asked for and there are none.
+            ValueError: validation images were asked for and there are none, or the split is not
+                the one that the run had.
         """
+        if name in self.gone:
+            raise ValueError(self.gone[name])
         if name == "val" and self.val is None:
             raise ValueError(
                 f"{self.name} was trained without validation images: "
                 "train stage 1 with --val-per-class N"
             )
         return getattr(self, name)
+
+    def require(self, *splits: str) -> None:
+        """Raises ValueError where one of these splits is not the one that the run had."""
+        for name in splits:
+            if name in self.gone:
+                raise ValueError(self.gone[name])
 
 
 def load(
@@ -111,7 +132,7 @@ def load(
         FileNotFoundError: files neither present nor to be downloaded.
     """
     source = sources.find(name)
-    content = _usable(content or read(name, data_dir), name, left_out or ())
+    content = usable(content or read(name, data_dir), name, set(left_out or ()))
     labels = content.train[1]
     num_classes = len(content.class_names)
     if content.val and val_per_class and content.val_folder != "val":
@@ -127,30 +148,128 @@ def load(
         counts = longtail.class_counts(
             counts, imbalance_factor, imbalance_type, n_max=source.n_max, ranks=ranks
         )
-    train_parts, val_parts = longtail.split_validation(orders, counts, val_per_class)
+    parts = longtail.split_validation(orders, counts, val_per_class)
+    train, held_out = (np.concatenate(part) for part in parts)
     val = Split(*content.val) if content.val else None
+    val_images = val and Images.of(*content.val, np.arange(len(val.labels)))
+    if val_per_class:
+        val, val_images = _take(content.train, held_out), Images.of(*content.train, held_out)
+    there = np.array([len(order) for order in orders])
+    taken = [sum(map(len, of_class)) for of_class in zip(*parts, strict=True)]
     return Dataset(
         name=name,
         source=source,
-        train=_take(content.train, train_parts),
+        train=_take(content.train, train),
         test=Split(*content.test),
-        val=_take(content.train, val_parts) if val_per_class else val,
+        val=val,
         class_names=content.class_names,
-        class_counts=[len(part) for part in train_parts],
+        class_counts=[len(part) for part in parts[0]],
         original_counts=counts,
         limits=dict(zip(("many", "few"), limits, strict=True)) if limits else source.limits,
         image_size=image_size or source.image_size,
         notes=content.notes,
+        chosen=Chosen(Images.of(*content.train, train), val_images, there - taken),
     )
 
 
-def for_run(config, data_dir: Path | None = None, content: Content | None = None) -> Dataset:
-    """The data set of a run's Config: the same images in the same splits, every time."""
-    return load(
-        config.dataset,
-        data_dir or config.data_dir,
-        content=content,
-        **{key: getattr(config, key) for key in SELECTION},
+def for_run(
+    config,
+    recorded: Record | None = None,
+    *,
+    data_dir: Path | None = None,
+    content: Content | None = None,
+    trains: bool = False,
+) -> Dataset:
+    """The data set of a run's Config: with a record exactly the images that it says.
+
+    Args:
+        recorded: of the run whose images these are, or that it follows; None: there is none yet.
+        data_dir: None takes the run's.
+        content: what `read` found, where it was read before.
+        trains: the images are for training. Where the record does not say which trained,
+            those of now do, and the counts are theirs.
+
+    Raises:
+        ValueError: other classes than the record's, and what `load` raises.
+    """
+    content = content or read(config.dataset, data_dir or config.data_dir)
+    if recorded:
+        record.check_classes(recorded.run, recorded.class_names, content.class_names)
+    if recorded and recorded.images:
+        return _as_recorded(config, recorded, content)
+    selection = {key: getattr(config, key) for key in SELECTION}
+    dataset = load(config.dataset, config.data_dir, content=content, **selection)
+    return _compared(dataset, config, recorded, trains) if recorded else dataset
+
+
+def _as_recorded(config, recorded: Record, content: Content) -> Dataset:
+    """The data set with the images that trained a run and those that it held out."""
+    source = sources.find(config.dataset)
+    left_out = no_test_pictures(content) | set(config.left_out or ())
+    content = usable(content, config.dataset, left_out, whole=False)
+    held_out_of = content.train if config.val_per_class else content.val
+    splits, lost = {}, {}
+    for name, pool, what in (
+        ("train", content.train, "trained it"),
+        ("val", held_out_of, "were held out"),
+    ):
+        images = getattr(recorded.images, name)
+        if images is None:
+            continue
+        pool = pool or _nothing(content.train)  # val/ is there no more
+        places, *others = images.find(*pool)
+        splits[name] = _take(pool, places)
+        if said := chosen.lost(images, *others, what):
+            lost[name] = said
+    new = recorded.images.new(filter(None, (content.train, content.val)))
+    noun = "picture" if source.image_size else "image"
+    changes = [*lost.values(), *filter(None, [record.unused(new, noun)])]
+    return Dataset(
+        name=config.dataset,
+        source=source,
+        train=splits["train"],
+        test=Split(*content.test),
+        val=splits.get("val"),
+        class_names=content.class_names,
+        class_counts=recorded.class_counts or recorded.images.counts(),
+        original_counts=recorded.original_counts,
+        limits=recorded.limits,
+        image_size=config.image_size or source.image_size,
+        notes=content.notes,
+        chosen=recorded.images,
+        changes=([recorded.changed(*changes)] if changes else [])
+        + [recorded.unknown_groups()] * (recorded.original_counts is None),
+        gone=dict.fromkeys(lost, f"{recorded.changed(*lost.values())}: {record.REMEDY}"),
+    )
+
+
+def _compared(dataset: Dataset, config, recorded: Record, trains: bool) -> Dataset:
+    """The data set as it is now, for a run that did not record its images."""
+    original_counts, changes, gone = recorded.original_counts, [], {}
+    agrees = recorded.class_counts == dataset.class_counts
+    if config.val_per_class:
+        changes = [recorded.unchecked_hold_out()]
+    if not agrees and recorded.class_counts is not None:
+        changed = recorded.changed_counts(dataset.class_counts)
+        changes = [changed]
+        anew = f"{changed}, and the run does not say which {{}}: {record.REMEDY}"
+        gone = {"val": anew.format("were held out")} if config.val_per_class else {}
+        if not trains:
+            gone["train"] = anew.format("trained it")
+    if trains:
+        return replace(dataset, changes=changes, gone=gone)
+    if agrees:
+        original_counts = original_counts or dataset.original_counts
+    if original_counts is None:
+        changes.append(recorded.unknown_groups())
+    return replace(
+        dataset,
+        class_counts=recorded.class_counts,
+        original_counts=original_counts,
+        limits=recorded.limits,
+        chosen=dataset.chosen if agrees else None,
+        changes=changes,
+        gone=gone,
     )
 
 
@@ -161,36 +280,8 @@ def read(name: str, data_dir: str | Path) -> Content:
     return sources.find(name).read(Path(data_dir))
 
 
-def _usable(content: Content, name: str, left_out: tuple[str, ...]) -> Content:
-    """The content but for files that are left out; other problems are an error."""
-    absent = set(left_out)
-    problems = [p for p in content.problems if p.file not in absent]
-    if problems:
-        others = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise ValueError(
-            f"{problems[0].text}{others}: wbcli data check {name} names them all"
-            + (", --skip-broken leaves them out" if all(p.file for p in problems) else "")
-        )
-    if not absent:
-        return content
-    train, test, val = (
-        split and _without(split, absent) for split in (content.train, content.test, content.val)
-    )
-    return content._replace(train=train, test=test, val=val)
-
-
-def _without(split: Arrays, absent: set[str]) -> Arrays:
-    """The split but for pictures of these names."""
-    pictures, labels = split
-    if not isinstance(pictures, Pictures):
-        raise ValueError("left_out: this set has no files that could be left out")
-    stays = [i for i in range(len(pictures)) if pictures.name(i) not in absent]
-    if not stays:
-        raise ValueError(
-            f"nothing is left of {counted(len(pictures), 'picture')} such as "
-            f"{pictures.describe(0)}: broken or missing"
-        )
-    return pictures[np.array(stays, dtype=np.int64)], labels[stays]
+def _nothing(arrays: Arrays) -> Arrays:
+    return arrays[0][:0], arrays[1][:0]
 
 
 def _without_val(content: Content) -> Content:
@@ -198,6 +289,5 @@ def _without_val(content: Content) -> Content:
     return content._replace(val=None, notes=[*content.notes, note])
 
 
-def _take(arrays: Arrays, parts: list[np.ndarray]) -> Split:
-    index = np.concatenate(parts)
+def _take(arrays: Arrays, index: np.ndarray) -> Split:
     return Split(arrays[0][index], arrays[1][index])
