@@ -28,7 +28,7 @@ from PIL import Image
 
 from conftest import encoded, photo, stamped_images
 from test_readers import idx
-from wbcli import config, runs, weights
+from wbcli import config, metrics, runs, weights
 from wbcli.data import cifar, lists, pickles, pictures, readers
 
 INPUTS = os.environ.get("WBCLI_FUZZ")
@@ -190,7 +190,12 @@ OLD_CHECKPOINTS = [saved(STATE, _use_new_zipfile_serialization=False)]
 WEIGHTS = [safetensors.torch.save(STATE["model"]), safetensors.torch.save({"é": torch.ones(0)})]
 CONFIG = dataclasses.asdict(SETTINGS)
 RECORDS = [json.dumps(CONFIG | {"created": 1.5, "class_names": ["a"]}).encode(), b"[1]", b"{}"]
-ROW = {"epoch": 1, "seconds": 0.5, "accuracy": dict.fromkeys(runs.GROUPS, 5.0), "row_norms": [1.0]}
+ROW = {
+    "epoch": 1,
+    "seconds": 0.5,
+    "accuracy": dict.fromkeys(metrics.GROUPS, 5.0),
+    "row_norms": [1.0],
+}
 METRICS = [b"".join(json.dumps(ROW | {"epoch": e}).encode() + b"\n" for e in (1, 2, 3))]
 
 PLAIN_IMAGES = [

@@ -244,6 +244,8 @@ def test_a_run_of_010_whose_data_set_has_changed(wbcli, pets):
     result = wbcli("eval", "it", "--split", "train")
     assert (result.code, result.out) == (1, "")
     assert "and the run does not say which trained it" in result.err
+    result = wbcli("stage1", "pets", *SMALL, "--val-per-class", "2", "--name", "it", "--resume")
+    assert result.code == 0, "it is finished, and nothing is to be done"
 
 
 def test_a_run_of_010_without_a_hold_out_trains_on_as_before(wbcli, tmp_path):

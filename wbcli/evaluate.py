@@ -250,17 +250,17 @@ def evaluate_run(
     if confusion:
         index, names = confusion_groups(_known_counts(run, dataset), dataset.class_names)
         groups = torch.from_numpy(index).to(device)
-    kept = None
-    if "val" in dataset.gone:
-        kept = (run.temperature(checkpoint, chosen["tta"]) or {}).get("temperature")
-        what = "the temperature is the one that it kept" if kept else "it kept no temperature"
-        on_note(f"run {run.name}: without its validation images {what}")
+    kept = (
+        _kept_temperature(run, checkpoint, chosen["tta"], on_note)
+        if "val" in dataset.gone
+        else None
+    )
     with autocast(device, precision):
         metrics = _measure_split(network, dataset, split, device, chosen["tta"], groups, kept)
     result = _result(run.name, config, network, dataset, chosen, metrics)
     try:
         default = default_checkpoint(config), config.tta
-        if (checkpoint, chosen["tta"]) == default and dataset.val and "val" not in dataset.gone:
+        if (checkpoint, chosen["tta"]) == default and dataset.has("val"):
             run.write_temperature(checkpoint, chosen["tta"], metrics["temperature"])
         run.write_result(split, result)
     except OSError as error:
@@ -268,6 +268,16 @@ def evaluate_run(
     if confusion:
         result |= {"confusion": {"names": names, "counts": metrics["confusion"].tolist()}}
     return result
+
+
+def _kept_temperature(
+    run, checkpoint: str, tta: bool, on_note: Callable[[str], None]
+) -> float | None:
+    """What stands in for the temperature that only the run's own validation images can give."""
+    kept = (run.temperature(checkpoint, tta) or {}).get("temperature")
+    what = "the temperature is the one that it kept" if kept else "it kept no temperature"
+    on_note(f"run {run.name}: without its validation images {what}")
+    return kept
 
 
 def _measure_split(
@@ -284,7 +294,7 @@ def _measure_split(
     It is fitted first, so that one pass over the split gives the numbers with and without it;
     where they are not the run's, it is the one that was given.
     """
-    if dataset.val and "val" not in dataset.gone:
+    if dataset.has("val"):
         val = batches_of(dataset, "val", device).evaluate()
         temperature = fit_temperature(network, val, tta=tta)
     batches = batches_of(dataset, split, device).evaluate()

@@ -20,11 +20,11 @@ from wbcli.config import Config, from_dict, resolved_limits
 from wbcli.data import SELECTION, Chosen, Record, chosen
 from wbcli.data.readers import read_bytes
 from wbcli.data.record import check_classes
+from wbcli.metrics import MAX_BYTES, rows_of
 from wbcli.storage import is_number, read_json, saying_what, write_file, write_json
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 TEMPORARY = re.compile(r"\.(?:[a-z]+(?:\.[a-z0-9]+)+\.\d+\.partial|features\.\d+\.\d+)")  # ours
-MAX_METRICS_BYTES = 2**29  # 200 epochs of iNaturalist 2018 are a tenth of it
 IMAGES = "images.json.gz"
 REMEDIES = {
     "checkpoint.pt": "delete it to start this run anew",
@@ -33,7 +33,6 @@ REMEDIES = {
 }
 MAX_COUNT = 2**53
 YEAR_3000 = 32503680000  # seconds since 1970
-GROUPS = ("all", "many", "medium", "few")
 STATES = {  # what the two checkpoints hold, and of which type
     "checkpoint.pt": {
         "settings": dict,
@@ -211,7 +210,7 @@ class Run:
     def metrics(self) -> list[dict[str, Any]]:
         """A dict for each finished epoch, up to the first torn or damaged line."""
         path = self.path / "metrics.jsonl"
-        return rows_of(read_bytes(path, MAX_METRICS_BYTES)) if path.is_file() else []
+        return rows_of(read_bytes(path, MAX_BYTES)) if path.is_file() else []
 
     def epochs_done(self) -> int:
         rows = self.metrics()
@@ -488,40 +487,3 @@ def changes(run: Run, config: Config) -> list[str]:
     """Settings that are not the run's, as `wd 0.1 → 0.2`."""
     before, now = run.config().identity(), config.identity()
     return [f"{key} {before[key]} → {now[key]}" for key in now if before[key] != now[key]]
-
-
-def rows_of(content: bytes) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl, up to the first that is torn or damaged."""
-    rows = []
-    for line in content.splitlines():
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            break
-        if not _is_epoch(row):
-            break
-        rows.append(row)
-    return rows
-
-
-def _is_epoch(row: Any) -> bool:
-    """Whether a line of metrics.jsonl has what its readers need, each of its type."""
-    return (
-        isinstance(row, dict)
-        and isinstance(row.get("epoch"), int)
-        and is_number(row["epoch"])
-        and row["epoch"] >= 1
-        and is_number(row.get("seconds"))
-        and "accuracy" in row
-        and all(_are_accuracies(row.get(key)) for key in ("accuracy", "val_accuracy"))
-        and isinstance(row.get("row_norms"), list)
-        and all(isinstance(norm, float) or is_number(norm) for norm in row["row_norms"])
-    )
-
-
-def _are_accuracies(value: Any) -> bool:
-    """Of the four groups, each a number or None; None or {} in an epoch that was not measured."""
-    if not isinstance(value, dict):
-        return value is None
-    known = not value or value.keys() >= set(GROUPS)
-    return known and all(v is None or is_number(v) for v in value.values())

@@ -16,7 +16,8 @@ from wbcli.data.loader import bounds
 from wbcli.data.record import check_classes
 from wbcli.device import environment
 from wbcli.losses import class_balanced_weights
-from wbcli.runs import REMEDIES, Run, rows_of
+from wbcli.metrics import rows_of
+from wbcli.runs import REMEDIES, Run
 from wbcli.signals import whole
 from wbcli.train import Position, check_finite, diverged, fit, make_optimizer
 

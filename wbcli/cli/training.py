@@ -177,7 +177,8 @@ def _train(
 
     before = _to_continue(runs_dir, settings, name) if resume else None
     dataset = _load(settings, before, parent)
-    _describe(settings, dataset)
+    if not (before and before.finished):
+        _describe(settings, dataset)
     if dry_run:
         _print_settings(settings, dataset, as_json)
         return None
@@ -313,6 +314,7 @@ def _tuned(runs_dir: Path, reference: str, parent: Config, options: dict) -> dic
 def _describe(settings: Config, dataset) -> None:
     from wbcli.data import check
 
+    counts = dataset.original_counts or dataset.class_counts
     if settings.checkpoint == "best-on-test":
         console.say(
             "recipe released: keeps the epoch that is best on the test set and averages mirror "
@@ -321,11 +323,9 @@ def _describe(settings: Config, dataset) -> None:
     if settings.val_per_class:
         console.say(
             f"validation: {len(dataset.val.labels)} images; training counts now "
-            f"{shortened(dataset.class_counts)} (were {shortened(dataset.original_counts)})"
+            f"{shortened(dataset.class_counts)} (were {shortened(counts)})"
         )
-    for sentence in check.empty_classes(
-        dataset.class_names, dataset.original_counts, dataset.test_counts()
-    ):
+    for sentence in check.empty_classes(dataset.class_names, counts, dataset.test_counts()):
         console.warn(sentence)
 
 

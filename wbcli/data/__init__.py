@@ -90,6 +90,10 @@ class Dataset:
             )
         return getattr(self, name)
 
+    def has(self, name: str) -> bool:
+        """Whether there is such a split, and it is the one that the run had."""
+        return getattr(self, name) is not None and name not in self.gone
+
     def require(self, *splits: str) -> None:
         """Raises ValueError where one of these splits is not the one that the run had."""
         for name in splits:

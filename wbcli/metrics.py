@@ -1,0 +1,46 @@
+"""The lines of metrics.jsonl, one an epoch, which anyone may have edited."""
+
+import json
+from typing import Any
+
+from wbcli.storage import is_number
+
+MAX_BYTES = 2**29  # 200 epochs of iNaturalist 2018 are a tenth of it
+GROUPS = ("all", "many", "medium", "few")
+
+
+def rows_of(content: bytes) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl, up to the first that is torn or damaged."""
+    rows = []
+    for line in content.splitlines():
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            break
+        if not _is_epoch(row):
+            break
+        rows.append(row)
+    return rows
+
+
+def _is_epoch(row: Any) -> bool:
+    """Whether a line of metrics.jsonl has what its readers need, each of its type."""
+    return (
+        isinstance(row, dict)
+        and isinstance(row.get("epoch"), int)
+        and is_number(row["epoch"])
+        and row["epoch"] >= 1
+        and is_number(row.get("seconds"))
+        and "accuracy" in row
+        and all(_are_accuracies(row.get(key)) for key in ("accuracy", "val_accuracy"))
+        and isinstance(row.get("row_norms"), list)
+        and all(isinstance(norm, float) or is_number(norm) for norm in row["row_norms"])
+    )
+
+
+def _are_accuracies(value: Any) -> bool:
+    """Of the four groups, each a number or None; None or {} in an epoch that was not measured."""
+    if not isinstance(value, dict):
+        return value is None
+    known = not value or value.keys() >= set(GROUPS)
+    return known and all(v is None or is_number(v) for v in value.values())
