@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from wbcli.data.pictures import Pictures
-from wbcli.words import counted, printable
+from wbcli.words import composed, counted, printable
 
 MAX_PACKED = 1 << 28  # bytes; iNaturalist 2018's 437,513 names are 12 million
 MAX_RATIO = 200  # of unpacked bytes to packed ones; made-up lists in one class have 60
@@ -54,8 +54,9 @@ class Images(NamedTuple):
             of those that have another label.
         """
         if isinstance(images, Pictures):
-            place = {name: i for i, name in enumerate(images.names.tolist())}
-            places = np.array([place.get(key, -1) for key in self.keys.tolist()], dtype=np.int64)
+            place = _places(images.names)
+            found = [place.get(key, place.get(_composed(key), -1)) for key in self.keys.tolist()]
+            places = np.array(found, dtype=np.int64)
             gone = places < 0
         else:  # one digest stands for all of them
             places, inside = self.keys, self.digest is not None and (self.keys < len(labels)).all()
@@ -88,13 +89,27 @@ class Chosen(NamedTuple):
         """How many images of each class these splits have that it did not know, int64 [K]."""
         known: set = set()
         for part in filter(None, (self.train, self.val)):
-            known.update(part.keys.tolist())
+            known.update(part.keys.tolist() if part.digest else _places(part.keys))
         now = np.zeros(len(self.unused), dtype=np.int64)
         for images, labels in splits:
-            keys = images.names.tolist() if isinstance(images, Pictures) else range(len(labels))
+            keys = range(len(labels))
+            if isinstance(images, Pictures):
+                keys = map(_composed, images.names.tolist())
             others = labels[np.array([key not in known for key in keys], dtype=bool)]
             now += np.bincount(others, minlength=len(now))
         return np.maximum(now - self.unused, 0)
+
+
+def _places(names: np.ndarray) -> dict[bytes, int]:
+    """Where each name stands, as it is on disk and in the composed form of Unicode."""
+    names = names.tolist()
+    return {_composed(name): i for i, name in enumerate(names)} | {
+        name: i for i, name in enumerate(names)
+    }
+
+
+def _composed(name: bytes) -> bytes:
+    return name if name.isascii() else os.fsencode(composed(os.fsdecode(name)))
 
 
 def lost(part: Images, gone: np.ndarray, moved: np.ndarray, what: str) -> str:
