@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from wbcli.balance import clipped_fraction, relative_radius
+from wbcli.balance import clipped_fraction, relative_radius, rows_at
 
 ROWS = torch.tensor([[3.0, 4.0], [0.0, 1.0], [6.0, 8.0]])  # norms 5, 1, 10
 
@@ -32,7 +32,23 @@ def test_thresholds_without_a_ball_are_refused(weight, t, message):
     assert message in str(error.value)
 
 
+def fraction(weights, radii, starts=None):
+    starts = starts or [w + 100 for w in weights]
+    pairs = zip(starts, radii, strict=True)
+    return clipped_fraction(weights, radii, [rows_at(start, radius) for start, radius in pairs])
+
+
 def test_rows_on_the_surface_count_as_clipped():
-    assert clipped_fraction([ROWS], [5.0]) == pytest.approx(2 / 3)
-    assert clipped_fraction([ROWS], [10.1]) == 0
-    assert clipped_fraction([ROWS, ROWS[:1]], [10.0, 5.0]) == pytest.approx(2 / 4)
+    assert fraction([ROWS], [5.0]) == pytest.approx(2 / 3)
+    assert fraction([ROWS], [10.1]) == 0
+    assert fraction([ROWS, ROWS[:1]], [10.0, 5.0]) == pytest.approx(2 / 4)
+
+
+@pytest.mark.parametrize(("t", "others"), [(0.0, 2 / 3), (1.0, 0)])
+def test_the_row_that_defines_the_radius_counts_once_it_has_moved(t, others):
+    """At t = 0 it is the shortest row, at t = 1 the longest, which no projection has touched."""
+    radius = relative_radius(ROWS, t)
+    projected = ROWS * (radius / ROWS.norm(dim=1)).clamp(max=1)[:, None]
+    assert fraction([projected], [radius], [ROWS]) == pytest.approx(others)
+    turned = projected.flip(1)  # as long as before
+    assert fraction([turned], [radius], [ROWS]) == pytest.approx(others + 1 / 3)

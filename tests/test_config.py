@@ -1,11 +1,15 @@
 """Settings: what fills what was not given, what is refused, and the schedule."""
 
+import json
 import math
 from dataclasses import asdict, fields, replace
+from pathlib import Path
 
 import pytest
+import torch
 
-from wbcli import config
+from wbcli import config, evaluate
+from wbcli import device as devices
 
 
 def stage1(**options):
@@ -273,17 +277,40 @@ def test_cosine_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("wanted", "device", "has_bf16", "precision"),
+    ("wanted", "device", "has_bf16", "recipe", "precision"),
     [
-        ("auto", "cpu", False, "fp32"),
-        ("auto", "cuda", True, "bf16"),
-        ("auto", "cuda", False, "fp32"),
-        ("tf32", "cuda", True, "tf32"),
-        ("bf16", "cpu", False, "bf16"),
+        ("auto", "cpu", False, "paper", "fp32"),
+        ("auto", "cuda", True, "paper", "bf16"),
+        ("auto", "cuda", True, "released", "fp32"),
+        ("bf16", "cuda", True, "released", "bf16"),
+        ("auto", "cuda", False, "paper", "fp32"),
+        ("tf32", "cuda", True, "paper", "tf32"),
+        ("bf16", "cpu", False, "paper", "bf16"),
     ],
 )
-def test_precision(wanted, device, has_bf16, precision):
-    assert config.resolve_precision(wanted, device, has_bf16) == precision
+def test_precision(wanted, device, has_bf16, recipe, precision):
+    assert config.resolve_precision(wanted, device, has_bf16, recipe) == precision
+
+
+@pytest.mark.parametrize(("recipe", "precision"), [("paper", "bf16"), ("released", "fp32")])
+def test_what_follows_from_a_run_has_the_precision_of_its_recipe(
+    wbcli, monkeypatch, recipe, precision
+):
+    """As on a GPU that has bf16, for which `cpu` stands here."""
+
+    def resolve(precision, device, recipe=None):
+        return config.resolve_precision(precision, "cuda", True, recipe)
+
+    monkeypatch.setattr(devices, "resolve_precision", resolve)
+    short = ("--epochs", 1, "--precision", "auto", "--name")
+    assert wbcli("stage1", "digitslt", "--recipe", recipe, *short, "one").code == 0
+    assert wbcli("stage2", "one", *short, "two").code == 0
+    found = [json.loads(Path("runs", name, "config.json").read_text()) for name in ("one", "two")]
+    assert [record["precision"] for record in found] == [precision, precision]
+    seen = []
+    monkeypatch.setattr(evaluate, "resolve_precision", lambda *given: seen.append(given) or "fp32")
+    assert wbcli("eval", "two").code == 0
+    assert seen == [("auto", torch.device("cpu"), recipe)]
 
 
 @pytest.mark.parametrize(

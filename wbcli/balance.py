@@ -5,6 +5,8 @@ from torch import Tensor
 
 from wbcli.ops import row_norms
 
+TOLERANCE = 1e-5  # of δ, within which a row lies on the surface of its ball
+
 
 def relative_radius(weight: Tensor, t: float) -> float:
     """Absolute MaxNorm radius from a relative threshold: δ = min + t·(max − min) of the ‖w_k‖.
@@ -39,19 +41,31 @@ def radius_of(t: float | None, radius: float | None, weight: Tensor) -> float | 
     return radius if t is None else relative_radius(weight, t)
 
 
-def clipped_fraction(weights: list[Tensor], radii: list[float]) -> float:
+def rows_at(weight: Tensor, radius: float) -> tuple[Tensor, Tensor]:
+    """The rows of length δ to 1e-5, and their places [n]: at t = 0 and 1 there is one."""
+    norms = row_norms(weight.detach())
+    (places,) = ((norms - radius).abs() <= TOLERANCE * radius).nonzero(as_tuple=True)
+    return weight.detach()[places], places
+
+
+def clipped_fraction(
+    weights: list[Tensor], radii: list[float], starts: list[tuple[Tensor, Tensor]]
+) -> float:
     """Share of rows that lie on the surface of their ball, where a projection has put them.
 
-    A row counts when ‖w_k‖ ≥ (1 − 1e-5)·δ. Measured after an epoch's last projection,
-    it is the share of rows that MaxNorm holds back; a row that weight decay keeps
-    inside does not count.
+    A row counts when ‖w_k‖ ≥ (1 − 1e-5)·δ, unless it started there and has not moved. Measured
+    after an epoch's last projection, it is the share of rows that MaxNorm holds back; a row that
+    weight decay keeps inside does not count.
 
     Args:
         weights: constrained layers, each `[K, ...]`.
         radii: one δ for each layer.
+        starts: `rows_at` of each layer before it trained.
     """
-    on_surface = [
-        row_norms(w.detach()) >= (1 - 1e-5) * radius
-        for w, radius in zip(weights, radii, strict=True)
-    ]
-    return torch.cat(on_surface).float().mean().item()
+    clipped = []
+    for weight, radius, (rows, places) in zip(weights, radii, starts, strict=True):
+        on_surface = row_norms(weight.detach()) >= (1 - TOLERANCE) * radius
+        moved = (weight.detach()[places] != rows).flatten(1).any(1)
+        on_surface[places] &= moved
+        clipped.append(on_surface)
+    return torch.cat(clipped).float().mean().item()

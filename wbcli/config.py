@@ -352,14 +352,16 @@ def resolve_normalize(parent: Config, parent_name: str, options: dict[str, Any])
     return Config(**(inherited | kept | {"stage": "normalize"} | options))
 
 
-def resolve_precision(precision: str, device_type: str, has_bf16: bool) -> str:
-    """`auto` is bf16 autocast on a GPU that has it, and fp32 elsewhere.
+def resolve_precision(
+    precision: str, device_type: str, has_bf16: bool, recipe: str | None = None
+) -> str:
+    """`auto` is bf16 autocast on a GPU that has it, and fp32 elsewhere and under `released`.
 
     Raises:
         ValueError: tf32 away from a GPU, bf16 on a GPU without it.
     """
     if precision == "auto":
-        return "bf16" if device_type == "cuda" and has_bf16 else "fp32"
+        return "bf16" if device_type == "cuda" and has_bf16 and recipe != "released" else "fp32"
     if precision == "tf32" and device_type != "cuda":
         raise ValueError("--precision tf32 needs a CUDA device: use fp32 or bf16 here")
     if precision == "bf16" and device_type == "cuda" and not has_bf16:

@@ -41,10 +41,10 @@ def resolve(name: str) -> torch.device:
     return device
 
 
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """The precision a run will use; see `config.resolve_precision`."""
+def resolve_precision(precision: str, device: torch.device, recipe: str | None = None) -> str:
+    """The precision that a run of this recipe will use; see `config.resolve_precision`."""
     has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return config.resolve_precision(precision, device.type, has_bf16)
+    return config.resolve_precision(precision, device.type, has_bf16, recipe)
 
 
 def prepare(device: torch.device, precision: str, seed: int, deterministic: bool) -> None:

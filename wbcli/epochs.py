@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from wbcli import data, evaluate, models
 from wbcli.balance import clipped_fraction
@@ -23,16 +23,23 @@ def splits_to_measure(dataset: data.Dataset, device: torch.device) -> dict[str, 
 
 
 def norms(
-    config: Config, network: models.Network, constrained: list[nn.Parameter], radii: list[float]
+    config: Config,
+    network: models.Network,
+    constrained: list[nn.Parameter],
+    radii: list[float],
+    starts: list[tuple[Tensor, Tensor]],
 ) -> dict[str, Any]:
-    """Row norms of the classifier; radius (one per layer if several) and share of clipped rows."""
+    """Row norms of the classifier; radius (one per layer if several) and share of clipped rows.
+
+    starts: see `balance.clipped_fraction`.
+    """
     bound = config.constraint() == "max_norm"
     weight = network.classifier.weight.detach()
     drawn = {"weight": weight.tolist()} if config.bottleneck == 2 else {}  # the paper's figure 7
     return drawn | {
         "row_norms": row_norms(weight).tolist(),
         "radius": (radii[0] if len(radii) == 1 else radii) if bound else None,
-        "clipped_fraction": clipped_fraction(constrained, radii) if bound else None,
+        "clipped_fraction": clipped_fraction(constrained, radii, starts) if bound else None,
     }
 
 

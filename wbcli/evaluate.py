@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from wbcli import data
 from wbcli.config import Config
 from wbcli.data.batches import Batches, batches_of
-from wbcli.device import autocast
+from wbcli.device import autocast, resolve_precision
 from wbcli.models import Network
 from wbcli.ops import row_norms
 
@@ -53,10 +53,11 @@ def measure(
         also `confusion` [G, G], images by the group of their label and of their prediction.
     """
     network.eval()
+    num_groups = 0 if groups is None else int(groups.max()) + 1
     sums = None
     for images, labels in batches:
         logits = logits_of(network, images, tta)
-        terms = _batch_sums(logits, labels, num_classes, groups)
+        terms = _batch_sums(logits, labels, num_classes, groups, num_groups)
         if temperature is not None:
             tempered = F.log_softmax(logits / temperature, 1)
             tempered = _calibration_sums(tempered, *tempered.exp().max(1), labels)
@@ -72,7 +73,7 @@ def logits_of(network: nn.Module, images: Tensor, tta: bool) -> Tensor:
 
 
 def _batch_sums(
-    logits: Tensor, labels: Tensor, num_classes: int, groups: Tensor | None
+    logits: Tensor, labels: Tensor, num_classes: int, groups: Tensor | None, num_groups: int
 ) -> dict[str, Tensor]:
     log_probabilities = F.log_softmax(logits, 1)
     probabilities = log_probabilities.exp()
@@ -88,9 +89,8 @@ def _batch_sums(
         **_calibration_sums(log_probabilities, confidence, predicted, labels),
     }
     if groups is not None:
-        size = int(groups.max()) + 1
-        pairs = _sums_at(groups[labels] * size + groups[predicted], size**2)
-        sums["confusion"] = pairs.view(size, size)
+        pairs = _sums_at(groups[labels] * num_groups + groups[predicted], num_groups**2)
+        sums["confusion"] = pairs.view(num_groups, num_groups)
     return sums
 
 
@@ -227,6 +227,7 @@ def evaluate_run(
         run: a finished `runs.Run`.
         split: `test`, `val` or `train`.
         checkpoint, tta: `last` or `best`, and mirror images; None takes what the recipe says.
+        precision: `auto` takes what the run's recipe says.
         data_dir: None takes the run's.
         confusion: also return, but do not write, `confusion`: {"names", "counts"}, classes
             by training images, most first (`confusion_groups`).
@@ -255,7 +256,7 @@ def evaluate_run(
         if "val" in dataset.gone
         else None
     )
-    with autocast(device, precision):
+    with autocast(device, resolve_precision(precision, device, config.recipe)):
         metrics = _measure_split(network, dataset, split, device, chosen["tta"], groups, kept)
     result = _result(run.name, config, network, dataset, chosen, metrics)
     try:

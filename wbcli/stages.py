@@ -83,7 +83,7 @@ def normalize(
     tau_norm_(network.classifier.weight, config.tau)
     run.write_record(config, circumstances(dataset, device), dataset.chosen)
     splits = epochs.splits_to_measure(dataset, device)
-    row = {"epoch": 1} | epochs.norms(config, network, [], [])
+    row = {"epoch": 1} | epochs.norms(config, network, [], [], [])
     row |= epochs.accuracies(config, network, dataset, splits)
     row |= {"seconds": time.perf_counter() - started}
     if "val" in splits:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from wbcli import data, epochs, evaluate, models
-from wbcli.balance import radius_of
+from wbcli.balance import radius_of, rows_at
 from wbcli.config import Config
 from wbcli.data.loader import bounds
 from wbcli.data.record import check_classes
@@ -69,6 +69,8 @@ class Training:
         if state:
             _check_same(config, run, dataset, state)
             self.radii = self._radii_of(state)
+        bounds_of = zip(self.constrained, self.radii, strict=True)
+        self.starts = [rows_at(w, radius) for w, radius in bounds_of if radius]
         self.optimizer = make_optimizer(parameters, self.constrained, self.radii, config)
         self.position = Position(device)
         self.seconds = 0.0  # that the epoch has taken
@@ -131,7 +133,7 @@ class Training:
         self._stop_clock()
         self._check_finite()
         row = row | {"seconds": self.seconds, "images_per_second": num_images / self.seconds}
-        row |= epochs.norms(config, self.network, self.constrained, self.radii)
+        row |= epochs.norms(config, self.network, self.constrained, self.radii, self.starts)
         row["accuracy"] = None
         if epoch % config.eval_every == 0 or epoch == config.epochs:
             row |= epochs.accuracies(self.settings, self.trained, self.dataset, self.splits)

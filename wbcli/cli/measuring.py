@@ -57,7 +57,7 @@ def eval_command(
         if as_json and as_csv:
             raise ValueError("--json and --csv exclude each other: give one of them")
         device = devices.resolve(device)
-        precision = devices.resolve_precision(precision, device)
+        devices.resolve_precision(precision, device)  # what this device cannot do
         chosen = find_runs(runs_dir, names)
     devices.prepare(device, precision, 0, deterministic=False)
     results = [

@@ -422,14 +422,18 @@ def reference_to(run: runs.Run, runs_dir: Path) -> str:
     return run.name if inside and runs.NAME.fullmatch(run.name) else str(run.path.resolve())
 
 
-def on_device(name: str, options: dict, data_dir: Path | None) -> tuple:
+def on_device(
+    name: str, options: dict, data_dir: Path | None, parent: runs.Run | None = None
+) -> tuple:
     """The device, and the options with the precision and the data folder of this process."""
     from wbcli import device as devices
 
     device = devices.resolve(name)
     if options.get("graph") and device.type != "cuda":
         raise ValueError("--graph captures CUDA graphs: it needs a CUDA device, here is none")
-    options = options | {"precision": devices.resolve_precision(options["precision"], device)}
+    recipe = options.get("recipe") or (parent and parent.config().recipe)
+    precision = devices.resolve_precision(options["precision"], device, recipe)
+    options = options | {"precision": precision}
     if data_dir is not None:
         options["data_dir"] = str(data_dir.resolve())
     return device, options

@@ -43,7 +43,7 @@ def report_command(names, output, as_json, runs_dir, device, precision, data_dir
 
     with wrong_usage():
         device = devices.resolve(device)
-        precision = devices.resolve_precision(precision, device)
+        devices.resolve_precision(precision, device)  # what this device cannot do
         chosen = find_runs(runs_dir, tuple(dict.fromkeys(names)))
         report.check_comparable(chosen)
         folder = output or chosen[0].path

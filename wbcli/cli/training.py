@@ -105,7 +105,7 @@ def stage2_command(run, runs_dir, device, data_dir, from_tune, **options):
         parent = find_parent(runs_dir, run)
         reference = reference_to(parent, runs_dir)
         options["layers"] = options["layers"] and int(options["layers"])
-        device, options = on_device(device, options, data_dir)
+        device, options = on_device(device, options, data_dir, parent)
         views = options["views"]
         if from_tune:
             needs_extra("study", "optuna", "matplotlib")
@@ -148,7 +148,7 @@ def normalize_command(run, runs_dir, device, name, as_json, data_dir, **options)
     with wrong_usage():
         parent = find_parent(runs_dir, run)
         reference = reference_to(parent, runs_dir)
-        device, options = on_device(device, options, data_dir)
+        device, options = on_device(device, options, data_dir, parent)
         settings = config.resolve_normalize(parent.config(), reference, options)
     dataset = load(settings, parent, "val")
     with wrong_usage():

@@ -177,7 +177,7 @@ def stage2_command(run, as_json, device, data_dir, runs_dir, **options):
         how, names, ranges = _how(options), options.pop("names"), options.pop("ranges")
         parent = find_parent(runs_dir, run)
         reference = reference_to(parent, runs_dir)
-        device, options = on_device(device, options, data_dir)
+        device, options = on_device(device, options, data_dir, parent)
         options["layers"] = options["layers"] and int(options["layers"])
         names = _searched("stage2", names, ranges, options)
         if "maxnorm" not in names and "radius" in names:
@@ -216,7 +216,7 @@ def normalize_command(run, trials, select, as_json, device, data_dir, runs_dir, 
     with wrong_usage():
         parent = find_parent(runs_dir, run)
         reference = reference_to(parent, runs_dir)
-        device, options = on_device(device, options, data_dir)
+        device, options = on_device(device, options, data_dir, parent)
         base = config.resolve_normalize(parent.config(), reference, options | {"tau": 1.0})
     data = load(base, parent, "train", "val")
     with wrong_usage():

@@ -43,8 +43,8 @@ def predict_command(run, given, top, as_json, as_csv, runs_dir, device, precisio
         if as_json and as_csv:
             raise ValueError("--json and --csv exclude each other: give one of them")
         device = devices.resolve(device)
-        precision = devices.resolve_precision(precision, device)
         run = runs.find(runs_dir, run)
+        precision = devices.resolve_precision(precision, device, run.config().recipe)
     paths, notes = predict.find_pictures(list(given))
     for note in notes:
         console.warn(note)
