@@ -4,7 +4,7 @@ Source of the method: Alshammari, Wang, Ramanan, Kong, "Long-Tailed Recognition 
 Weight Balancing", CVPR 2022 (arXiv 2203.14197).
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["SGD", "max_norm_", "project", "row_norms", "sgd_max_norm_", "tau_norm_"]
 
 _ROOMS = {"SGD": "optim", "project": "optim"}
