@@ -24,7 +24,7 @@ SMALL += ("--limits", "10", "5", "--workers", "0")
 SINCE = "the data set has changed since run {} trained: "
 REMEDY = ": put them back as they were, or train anew\n"
 LOST = "4 pictures that were held out are gone, such as train/ant/6.jpg"
-UNCHECKED = "that its validation images have not trained it cannot be checked"
+UNCHECKED = "that they have not trained it cannot be checked"
 UNKNOWN = "which are Many, Medium and Few is not known"
 
 
@@ -202,7 +202,7 @@ def test_a_val_that_came_later_is_not_used(wbcli, pets):
     add(pets, "ab", split="val")
     result = wbcli("eval", "it", "--split", "val", "--json")
     assert (result.code, result.json) == (0, before)
-    assert "18 new pictures in 2 classes are not used" in result.err
+    assert result.err == ("Warning: left out: val/, since --val-per-class takes images of train/\n")
 
 
 def test_a_run_of_010_whose_data_set_is_the_same(wbcli, pets):
@@ -211,12 +211,79 @@ def test_a_run_of_010_whose_data_set_is_the_same(wbcli, pets):
     result = wbcli("eval", "it", "--json")
     assert (result.code, result.json) == (0, before)
     assert result.err.count("\n") == 1
-    assert "run it does not say which images it held out" in result.err
+    assert "which images run it holds out was computed anew" in result.err
     assert UNCHECKED in result.err
     assert wbcli("eval", "it", "--split", "val").code == 0
     result = wbcli("stage2", "it", "--epochs", "1", "--name", "next")
     assert (result.code, result.err.count(UNCHECKED)) == (0, 1)
     assert runs.Run(Path("runs/next")).images().counts() == [10, 4, 2]
+
+
+def test_a_hold_out_that_was_guessed_stays_a_guess_in_what_follows(wbcli, pets):
+    """Renamed pictures: two that trained `it` would be its validation images now, in silence."""
+    as_of_010("it")
+    for i in (8, 9):
+        os.rename(pets / f"train/ant/{i}.jpg", pets / f"train/ant/0{i}.jpg")
+    for command in (("normalize", "it", "--name", "one"), ("stage2", "it", "--epochs", "1")):
+        assert wbcli(*command).code == 0
+    for name in ("one", "pets-stage2-001"):
+        held_out = runs.Run(Path("runs") / name).images().val.keys.tolist()
+        assert held_out[:2] == [b"train/ant/6.jpg", b"train/ant/7.jpg"]
+        result = wbcli("eval", name, "--split", "val")
+        assert (result.code, result.err.count(UNCHECKED)) == (0, 1)
+
+
+def test_a_run_of_010_with_an_imbalance_factor_is_read_by_the_rule_of_then(wbcli, tmp_path):
+    """The smallest class was n_max: [4, 2, 1] of [12, 6, 4], where now it is [12, 6, 3]."""
+    write_folder(tmp_path / "pets", {"ant": 12, "bee": 6, "cat": 4})
+    factor = ("--imbalance-factor", "4")
+    assert wbcli("stage1", "pets", *SMALL, *factor, "--name", "it").code == 0
+    as_of_010("it", class_counts=[4, 2, 1])
+    result = wbcli("eval", "it", "--split", "train", "--json")
+    assert (result.code, result.err) == (0, "")
+    assert [row["test_images"] for row in result.json["per_class"]] == [4, 2, 1]
+    assert wbcli("stage2", "it", "--epochs", "1", "--name", "next").code == 0
+    assert runs.Run(Path("runs/next")).images().counts() == [4, 2, 1]
+
+
+def test_a_run_of_010_whose_folder_got_a_val_is_measured(wbcli, pets):
+    before = wbcli("eval", "it", "--json").json
+    as_of_010("it")
+    add(pets, "abc", split="val")
+    result = wbcli("eval", "it", "--json")
+    assert (result.code, result.json) == (0, before)
+    assert "left out: val/, since --val-per-class takes images of train/" in result.err
+
+
+def test_valid_beside_a_hold_out_is_no_change(wbcli, tmp_path):
+    write_folder(tmp_path / "pets", {"ant": 12, "bee": 6}, val=3)
+    os.rename("pets/val", "pets/valid")
+    assert wbcli("stage1", "pets", *SMALL, "--val-per-class", "2", "--name", "it").code == 0
+    result = wbcli("eval", "it", "--split", "val")
+    assert result.code == 0
+    assert result.err == "Warning: left out: valid/, since --val-per-class takes images of train/\n"
+
+
+def test_what_lies_beside_the_pictures_and_classes_without_any_are_said(wbcli, pets):
+    (pets / "train/loose.png").write_bytes(b"")
+    shutil.rmtree(pets / "test/cat")
+    result = wbcli("eval", "it", "--json")
+    assert result.code == 0
+    assert "1 picture outside the class folders, such as train/loose.png" in result.err
+    assert "it: 1 class has no images in this split and is left out of the means" in result.err
+
+
+def test_images_in_memory_that_are_others_now_are_not_counted_as_new(wbcli, tmp_path):
+    write_cifar10(tmp_path, 4)
+    short = ("--arch", "resnet8", "--epochs", "1", "--imbalance-factor", "4", "-q")
+    assert wbcli("stage1", "cifar10lt", *short, "--data-dir", ".", "--name", "it").code == 0
+    path = tmp_path / "cifar-10-batches-py"
+    os.rename(path / "data_batch_1", path / "other")
+    os.rename(path / "data_batch_2", path / "data_batch_1")
+    os.rename(path / "other", path / "data_batch_2")
+    result = wbcli("eval", "it", "--split", "train")
+    assert result.code == 1
+    assert "the images that trained it are others now: put them back" in result.err
 
 
 def test_a_run_of_010_whose_data_set_has_changed(wbcli, pets):

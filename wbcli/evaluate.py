@@ -241,8 +241,8 @@ def evaluate_run(
     config = run.config()
     dataset = data.for_run(config, run.data_record(), data_dir=data_dir)
     dataset.require(split)
-    for change in dataset.changes:
-        on_note(change)
+    for note in [*dataset.notes, *dataset.changes]:
+        on_note(note)
     checkpoint = checkpoint or default_checkpoint(config)
     chosen = {"split": split, "checkpoint": checkpoint, "tta": config.tta if tta is None else tta}
     network = run.network(dataset.class_names, checkpoint)

@@ -73,6 +73,13 @@ def eval_command(
         )
         for run in chosen
     ]
+    for result in results:
+        absent = sum(c["test_images"] == 0 for c in result["per_class"])
+        if absent:
+            console.warn(
+                f"{result['run']}: {counted(absent, 'class')} {has(absent)} no images in this "
+                f"split and {are(absent)} left out of the means"
+            )
     if as_json:
         for run, result in zip(chosen, results, strict=True):
             result["run"] = reference_to(run, runs_dir)
@@ -104,12 +111,6 @@ def _print_results(results: list[dict]) -> None:
     for result in results:
         if result["selected_on"] == "test":
             console.warn(CHOSEN_ON_TEST.format(run=result["run"]))
-        absent = sum(c["test_images"] == 0 for c in result["per_class"])
-        if absent:
-            console.warn(
-                f"{result['run']}: {counted(absent, 'class')} {has(absent)} no images in this "
-                f"split and {are(absent)} left out of the means"
-            )
         if console.verbosity > 0:
             click.echo(f"\n{result['run']}")
             keys = list(result["per_class"][0])

@@ -113,6 +113,7 @@ def load(
     image_size: int | None = None,
     left_out: tuple[str, ...] | None = None,
     content: Content | None = None,
+    as_before: bool = False,
 ) -> Dataset:
     """Read a data set and take its long-tailed training subset.
 
@@ -128,6 +129,7 @@ def load(
         image_size: side of the crops of pictures on disk; None takes the set's.
         left_out: files that are treated as if they were not there.
         content: what `read` found, where it was read before.
+        as_before: take the smallest class for n_max and class 0 for the head, as wbcli 0.1.0 did.
 
     Raises:
         longtail.SettingError: what this set cannot have, such as a factor that leaves a class
@@ -140,7 +142,7 @@ def load(
     labels = content.train[1]
     num_classes = len(content.class_names)
     if content.val and val_per_class and content.val_folder != "val":
-        content = _without_val(content)  # runs of 0.1.0 did not know it
+        content = _without_val(content)
     elif content.val and val_per_class:
         raise longtail.SettingError(
             f"--val-per-class: {name} has validation images of its own, leave it out"
@@ -149,8 +151,11 @@ def load(
     counts = [len(order) for order in orders]
     if imbalance_factor is not None:
         ranks = longtail.ranks_by_count(counts) if source.image_size else None
+        n_max = source.n_max
+        if as_before:
+            ranks, n_max = None, min(counts)
         counts = longtail.class_counts(
-            counts, imbalance_factor, imbalance_type, n_max=source.n_max, ranks=ranks
+            counts, imbalance_factor, imbalance_type, n_max=n_max, ranks=ranks
         )
     parts = longtail.split_validation(orders, counts, val_per_class)
     train, held_out = (np.concatenate(part) for part in parts)
@@ -199,11 +204,28 @@ def for_run(
     content = content or read(config.dataset, data_dir or config.data_dir)
     if recorded:
         record.check_classes(recorded.run, recorded.class_names, content.class_names)
+    if recorded and config.val_per_class and content.val:  # it was not there, or not known
+        content = _without_val(content)
     if recorded and recorded.images:
         return _as_recorded(config, recorded, content)
     selection = {key: getattr(config, key) for key in SELECTION}
-    dataset = load(config.dataset, config.data_dir, content=content, **selection)
+    how = {"content": content, **selection}
+    if recorded and _chose_as_before(config, recorded, content):
+        how["as_before"] = True
+    dataset = load(config.dataset, config.data_dir, **how)
     return _compared(dataset, config, recorded, trains) if recorded else dataset
+
+
+def _chose_as_before(config, recorded: Record, content: Content) -> bool:
+    """Whether the rule of wbcli 0.1.0 gives the counts of a run that recorded no images."""
+    if config.imbalance_factor is None:
+        return False
+    selection = {key: getattr(config, key) for key in SELECTION}
+    try:
+        found = load(config.dataset, "", content=content, as_before=True, **selection)
+    except longtail.SettingError:
+        return False
+    return found.class_counts == recorded.class_counts
 
 
 def _as_recorded(config, recorded: Record, content: Content) -> Dataset:
@@ -225,9 +247,10 @@ def _as_recorded(config, recorded: Record, content: Content) -> Dataset:
         splits[name] = _take(pool, places)
         if said := chosen.lost(images, *others, what):
             lost[name] = said
-    new = recorded.images.new(filter(None, (content.train, content.val)))
-    noun = "picture" if source.image_size else "image"
-    changes = [*lost.values(), *filter(None, [record.unused(new, noun)])]
+    changes = list(lost.values())
+    if source.image_size or not lost:  # places that hold others now are no count of new images
+        new = recorded.images.new(filter(None, (content.train, content.val)))
+        changes += filter(None, [record.unused(new, "picture" if source.image_size else "image")])
     return Dataset(
         name=config.dataset,
         source=source,
@@ -242,6 +265,7 @@ def _as_recorded(config, recorded: Record, content: Content) -> Dataset:
         notes=content.notes,
         chosen=recorded.images,
         changes=([recorded.changed(*changes)] if changes else [])
+        + [recorded.unchecked_hold_out()] * recorded.images.guessed
         + [recorded.unknown_groups()] * (recorded.original_counts is None),
         gone=dict.fromkeys(lost, f"{recorded.changed(*lost.values())}: {record.REMEDY}"),
     )
@@ -253,12 +277,15 @@ def _compared(dataset: Dataset, config, recorded: Record, trains: bool) -> Datas
     agrees = recorded.class_counts == dataset.class_counts
     if config.val_per_class:
         changes = [recorded.unchecked_hold_out()]
+        dataset = replace(dataset, chosen=dataset.chosen._replace(guessed=True))
     if not agrees and recorded.class_counts is not None:
         changed = recorded.changed_counts(dataset.class_counts)
         changes = [changed]
         anew = f"{changed}, and the run does not say which {{}}: {record.REMEDY}"
         gone = {"val": anew.format("were held out")} if config.val_per_class else {}
-        if not trains:
+        if trains:
+            changes = [f"{changed}, and the run does not say which: those of now train"]
+        else:
             gone["train"] = anew.format("trained it")
     if trains:
         return replace(dataset, changes=changes, gone=gone)

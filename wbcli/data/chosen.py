@@ -70,11 +70,13 @@ class Images(NamedTuple):
 class Chosen(NamedTuple):
     """The images that trained, those held out (None: there are none), and how many of each
     class the data set had beside them, int64 [K]: what the long-tailed sampling left out.
+    guessed: which were held out was computed anew, since the run that held them out did not say.
     """
 
     train: Images
     val: Images | None
     unused: np.ndarray
+    guessed: bool = False
 
     def counts(self) -> list[int]:
         """Training images of each class."""
@@ -133,10 +135,10 @@ def lost(part: Images, gone: np.ndarray, moved: np.ndarray, what: str) -> str:
 
 def pack(chosen: Chosen) -> bytes:
     """As gzipped JSON: `train` and `val` with `names` or `indices` and `digest`, and `labels`;
-    `unused`.
+    `unused` and `guessed`.
     """
     content = {"train": _plain(chosen.train), "val": chosen.val and _plain(chosen.val)}
-    content["unused"] = chosen.unused.tolist()
+    content |= {"unused": chosen.unused.tolist(), "guessed": chosen.guessed}
     return gzip.compress(json.dumps(content, separators=(",", ":")).encode(), 3, mtime=0)
 
 
@@ -153,7 +155,7 @@ def unpack(packed: bytes) -> Chosen:
         parts = [part for part in (train, val) if part]
         if not train or any((part.labels >= len(unused)).any() for part in parts):
             raise ValueError("a label of no class")
-        return Chosen(train, val, unused)
+        return Chosen(train, val, unused, content.get("guessed") is True)
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError, zlib.error) as error:
         raise ValueError(f"expected the images of a run as gzipped JSON ({error})") from error
 

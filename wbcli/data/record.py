@@ -40,8 +40,8 @@ class Record:
 
     def unchecked_hold_out(self) -> str:
         return (
-            f"run {self.run} does not say which images it held out, as older versions of wbcli did "
-            "not: that its validation images have not trained it cannot be checked"
+            f"which images run {self.run} holds out was computed anew, since an older version of "
+            "wbcli did not record it: that they have not trained it cannot be checked"
         )
 
     def unknown_groups(self) -> str:
