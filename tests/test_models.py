@@ -225,10 +225,28 @@ def test_init_takes_a_backbone_alone_under_any_prefix(tmp_path, prefix, bottlene
         assert torch.equal(network.backbone.state_dict()[key], value), key
 
 
-def test_init_guesses_nothing_beyond_a_common_prefix(tmp_path):
+@pytest.mark.parametrize("naming", NAMINGS)
+def test_init_leaves_out_what_stands_beside_the_network(tmp_path, naming):
+    """As the weights of a loss in a checkpoint of Lightning."""
+    source, network = models.build("resnet8", 5), models.build("resnet8", 5)
+    beside = {"criterion.weight": torch.ones(5), "criterion.epoch": torch.ones(())}
+    torch.save({"state_dict": NAMINGS[naming](source) | beside}, tmp_path / "a.ckpt")
+    assert models.load_init(network, tmp_path / "a.ckpt") == list(beside)
+    assert all(torch.equal(v, network.state_dict()[k]) for k, v in source.state_dict().items())
+
+
+def test_init_does_not_choose_between_two_networks(tmp_path):
     source = models.build("resnet8", 5)
-    torch.save(with_prefix("model.", plain(source)) | {"loss.w": torch.ones(5)}, tmp_path / "a.pt")
-    assert refusal(tmp_path / "a.pt").startswith("its weights are of another network: ")
+    two = with_prefix("model.", plain(source)) | with_prefix("ema.", plain(source))
+    torch.save(two, tmp_path / "a.pt")
+    assert refusal(tmp_path / "a.pt") == (
+        "several networks in it fit, of model.blocks.0.bn1.bias and ema.blocks.0.bn1.bias: "
+        "save one alone"
+    )
+
+
+def test_init_guesses_nothing_beyond_a_prefix(tmp_path):
+    source = models.build("resnet8", 5)
     both = plain(source) | {"classifier.weight": torch.ones(5, 64)}
     torch.save(both, tmp_path / "b.pt")
     assert "backbone.fc.weight has no place (and 1 more)" in refusal(tmp_path / "b.pt")

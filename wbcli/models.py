@@ -93,17 +93,21 @@ def build(
     return Network(backbone, num_features, num_classes)
 
 
-def load_init(network: Network, path: Path) -> None:
+def load_init(network: Network, path: Path) -> list[str]:
     """Start `network` from local weights, of wbcli or of torchvision's network of that name.
 
-    A classifier of another shape, or none, leaves the fresh one; all else has to be there.
+    A classifier of another shape, or none, leaves the fresh one; all else has to be there. What
+    stands beside the network under another name, such as the weights of a loss, is left out.
 
     Args:
         path: safetensors, or a state dict that torch.load(weights_only=True) reads, on its own
             or under `state_dict` or `model`; its names may have prefixes (`_renamed`).
 
+    Returns:
+        The names in the file that were left out.
+
     Raises:
-        ValueError: the file cannot be read, or holds another network.
+        ValueError: the file cannot be read, or holds another network, or several that fit.
     """
     try:
         weights = weight_files.read(path)
@@ -111,11 +115,16 @@ def load_init(network: Network, path: Path) -> None:
         expected = "expected weights, as safetensors or a state dict of torch.save"
         raise ValueError(f"--init {path}: {expected}; {error}") from error
     own = network.state_dict()
-    weights = _renamed(weights, own)
-    heads = [key for key in own if key.startswith(HEADS[0])]
-    if any(key not in weights or weights[key].shape != own[key].shape for key in heads):
-        weights |= {key: own[key] for key in heads}
+    whole, left_out = weights, []
+    weights = _as_own(whole, own)
     wrong = _misfits(weights, own)
+    fitting = [p for p in _parts(whole) if not _misfits(_as_own(p, own), own)] if wrong else []
+    if len(fitting) > 1:
+        first = " and ".join(min(part) for part in fitting)
+        raise ValueError(f"--init {path}: several networks in it fit, of {first}: save one alone")
+    if fitting:
+        weights, wrong = _as_own(fitting[0], own), []
+        left_out = [name for name in whole if name not in fitting[0]]
     if wrong and (name := _without_arch(weights)):
         raise ValueError(
             f"--init {path}: its weights are of torchvision's {name}, which fits no --arch yet "
@@ -129,6 +138,28 @@ def load_init(network: Network, path: Path) -> None:
             "with --arch (and --bottleneck)"
         )
     network.load_state_dict(weights)
+    return left_out
+
+
+def _parts(weights: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """The weights by the first part of their names that is not common to all; a classifier that
+    stands among the parts belongs to each.
+    """
+    start = len(_common_prefix(weights))
+    parts: dict[str, dict[str, Tensor]] = {}
+    for key, value in weights.items():
+        parts.setdefault(key[start:].partition(".")[0], {})[key] = value
+    heads = {k: v for head in HEADS for k, v in parts.pop(head[:-1], {}).items()}
+    return [part | heads for part in parts.values()]
+
+
+def _as_own(weights: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights under our names; with the fresh classifier where theirs has another shape."""
+    weights = _renamed(weights, own)
+    heads = [key for key in own if key.startswith(HEADS[0])]
+    if any(key not in weights or weights[key].shape != own[key].shape for key in heads):
+        weights |= {key: own[key] for key in heads}
+    return weights
 
 
 def _renamed(weights: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:

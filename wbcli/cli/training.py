@@ -185,7 +185,10 @@ def _train(
     with wrong_usage():
         if settings.init_from:  # before there is a run that could not be trained
             network = models.for_run(settings, dataset.num_classes)
-            models.load_init(network, Path(settings.init_from))
+            left_out = models.load_init(network, Path(settings.init_from))
+            if left_out:
+                what = f"{counted(len(left_out), 'tensor')} beside the network, such as"
+                console.warn(f"--init: left out {what} {left_out[0]}")
         run = before or runs.create(runs_dir, settings, name)
     with run.locked():
         with wrong_usage():
