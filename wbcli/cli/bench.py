@@ -20,6 +20,9 @@ from wbcli.cli.options import (
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 MAX_ELEMENTS = 2**30  # of a weight
 COLUMNS = ("shape", "clipped", "cache", "name")
+ONE = "Rows × columns of a weight"
+SHAPE = f"{ONE}; repeat for several.  [default: several]"
+ROUNDS = "Rounds; in each every way has its turn."
 
 
 class Shape(click.ParamType):
@@ -39,8 +42,14 @@ class Shape(click.ParamType):
 
 def bench_options(command):
     options = [
-        click.option("--shape", "shapes", type=Shape(), multiple=True, help="Repeat for several."),
-        click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True),
+        click.option("--shape", "shapes", type=Shape(), multiple=True, help=SHAPE),
+        click.option(
+            "--dtype",
+            type=click.Choice(DTYPES),
+            default="float32",
+            show_default=True,
+            help="Of the weight.",
+        ),
         click.option(
             "--clipped",
             "shares",
@@ -53,9 +62,9 @@ def bench_options(command):
             "caches",
             type=click.Choice(["cold", "warm"]),
             multiple=True,
-            help="Flushed before every call, or not.  [default: both]",
+            help="Caches flushed before every call (cold), or not.  [default: both]",
         ),
-        click.option("--rounds", type=Count(2), default=50, show_default=True),
+        click.option("--rounds", type=Count(2), default=50, show_default=True, help=ROUNDS),
         click.option(
             "--seconds",
             type=FiniteRange(0, min_open=True),
@@ -121,8 +130,14 @@ def step_command(**options):
 
 
 @bench_command.command("tune", cls=Command, group="bench")
-@click.option("--shape", "shapes", type=Shape(), multiple=True, help="Repeat for several.")
-@click.option("--heads", type=Count(1, most=4096), default=64, show_default=True)
+@click.option("--shape", "shapes", type=Shape(), multiple=True, help=SHAPE)
+@click.option(
+    "--heads",
+    type=Count(1, most=4096),
+    default=64,
+    show_default=True,
+    help="Classifiers that are trained.",
+)
 @click.option(
     "--steps",
     type=Count(1),
@@ -130,7 +145,7 @@ def step_command(**options):
     show_default=True,
     help="Steps of a training, of 64 images each.",
 )
-@click.option("--rounds", type=Count(2), default=20, show_default=True)
+@click.option("--rounds", type=Count(2), default=20, show_default=True, help=ROUNDS)
 @json_option
 @everywhere
 def tune_command(shapes, heads, steps, rounds, as_json, device, **unused):
@@ -177,12 +192,25 @@ def tune_command(shapes, heads, steps, rounds, as_json, device, **unused):
     help="In memory: training is timed; on disk: loading.  [default: fashionmnistlt, or without "
     "its files digitslt]",
 )
-@click.option("--arch", type=click.Choice(config.ARCHS), default="resnet20", show_default=True)
-@click.option("--image-size", type=int, help="On disk.  [default: 224]")
-@click.option("--images", type=Count(2, most=10**7), default=2048, help="On disk.  [default: 2048]")
-@click.option("--batch-size", type=Count(2), default=64, show_default=True)
-@click.option("--steps", type=Count(1), default=20, help="Of a round.  [default: 20]")
-@click.option("--rounds", type=Count(2), default=8, show_default=True)
+@click.option(
+    "--arch",
+    type=click.Choice(config.ARCHS),
+    default="resnet20",
+    show_default=True,
+    help="Network, in memory.",
+)
+@click.option("--image-size", type=int, help="Side of the crops, on disk.  [default: 224]")
+@click.option(
+    "--images",
+    type=Count(2, most=10**7),
+    default=2048,
+    help="Most pictures that are read, on disk.  [default: 2048]",
+)
+@click.option(
+    "--batch-size", type=Count(2), default=64, show_default=True, help="Images of a step."
+)
+@click.option("--steps", type=Count(1), default=20, help="Steps of a round.  [default: 20]")
+@click.option("--rounds", type=Count(2), default=8, show_default=True, help=ROUNDS)
 @click.option("--compile", is_flag=True, help="torch.compile our network.")
 @click.option("--graph", is_flag=True, help="Capture our steps as CUDA graphs.")
 @click.option(
@@ -297,7 +325,7 @@ def _bench_loading(settings: config.Config, device, options: dict) -> tuple:
 
 
 @bench_command.command("eval", cls=Command, group="bench")
-@click.option("--shape", type=Shape(), default=(8142, 2048), help="[default: 8142x2048]")
+@click.option("--shape", type=Shape(), default=(8142, 2048), help=f"{ONE}.  [default: 8142x2048]")
 @click.option(
     "--images",
     type=Count(64, most=10**8),

@@ -26,7 +26,11 @@ METRICS = ("top5", "macro_f1", "nll", "ece")
 @click.command("eval", cls=Command)
 @click.argument("names", metavar="[RUN]...", nargs=-1)
 @click.option(
-    "--split", type=click.Choice(["test", "val", "train"]), default="test", show_default=True
+    "--split",
+    type=click.Choice(["test", "val", "train"]),
+    default="test",
+    show_default=True,
+    help="Images that are measured.",
 )
 @click.option(
     "--checkpoint",

@@ -82,10 +82,22 @@ class NamedPath(click.Path):
 def everywhere(command: Callable) -> Callable:
     """The options that stand after every command."""
     options = [
-        click.option("--device", default="auto", metavar="auto|cpu|cuda[:N]", show_default=True),
-        click.option("--seed", type=int, help="[default: 0, or the run's]"),
         click.option(
-            "--precision", type=click.Choice(config.PRECISIONS), default="auto", show_default=True
+            "--device",
+            default="auto",
+            metavar="auto|cpu|cuda[:N]",
+            show_default=True,
+            help="Where it computes; auto takes a GPU where there is one.",
+        ),
+        click.option(
+            "--seed", type=int, help="Seed of everything random.  [default: 0, or the run's]"
+        ),
+        click.option(
+            "--precision",
+            type=click.Choice(config.PRECISIONS),
+            default="auto",
+            show_default=True,
+            help="Arithmetic; auto is bf16 on a GPU that has it, else fp32.",
         ),
         click.option(
             "--data-dir",
@@ -100,6 +112,7 @@ def everywhere(command: Callable) -> Callable:
             default="runs",
             callback=_refuse_a_file,
             show_default=True,
+            help="Folder that holds the runs.",
         ),
         click.option(
             "--workers",
@@ -185,9 +198,9 @@ def setting_options(command: Callable) -> Callable:
     options = [
         click.option("--wd", type=float, help="Weight decay λ."),
         click.option("--lr", type=float, help="First learning rate of the cosine."),
-        click.option("--momentum", type=float),
-        click.option("--epochs", type=int),
-        click.option("--batch-size", type=int),
+        click.option("--momentum", type=float, help="Momentum of SGD."),
+        click.option("--epochs", type=int, help="Epochs that are trained."),
+        click.option("--batch-size", type=int, help="Images of a step."),
         click.option(
             "--eval-every",
             type=int,
@@ -209,9 +222,13 @@ def setting_options(command: Callable) -> Callable:
             help="Capture whole steps as CUDA graphs (images in memory).",
         ),
         click.option("--arch", type=click.Choice(config.ARCHS), help="Network."),
-        click.option("--loss", type=click.Choice(config.LOSSES)),
+        click.option(
+            "--loss",
+            type=click.Choice(config.LOSSES),
+            help="Cross-entropy (ce) or focal; cb: class-balanced; cb-bce: the released code's.",
+        ),
         click.option("--beta", type=float, help="β of the class-balanced losses, in [0, 1)."),
-        click.option("--radius", type=float, help="Absolute MaxNorm radius δ > 0 of the rows."),
+        click.option("--radius", type=float, help="MaxNorm radius δ > 0 of the rows itself."),
         click.option("--unit-norm", is_flag=True, default=None, help="Keep rows at length 1."),
         click.option(
             "--project",
@@ -239,9 +256,14 @@ def head_options(command: Callable) -> Callable:
         click.option(
             "--maxnorm",
             type=RelativeThreshold(),
-            help="MaxNorm radius between the shortest (0) and longest (1) row of stage 1.",
+            help="MaxNorm radius between the shortest (0) and longest (1) row of stage 1; none "
+            "leaves MaxNorm out.",
         ),
-        click.option("--layers", type=click.Choice(config.LAYERS), help="Last layers that train."),
+        click.option(
+            "--layers",
+            type=click.Choice(config.LAYERS),
+            help="How many of the last layers train; 1 is the classifier alone.",
+        ),
         click.option(
             "--views",
             type=int,
@@ -270,7 +292,11 @@ IMBALANCE = [
         help="Images of the head class over the tail's.  [default: 100; digits 50; on disk: all "
         "images train]",
     ),
-    click.option("--imbalance-type", type=click.Choice(["exp", "step"])),
+    click.option(
+        "--imbalance-type",
+        type=click.Choice(["exp", "step"]),
+        help="Class sizes fall exponentially, or by one step.  [default: exp]",
+    ),
     click.option(
         "--val-per-class",
         type=int,

@@ -29,7 +29,7 @@ GROUPS = ("many", "medium", "few", "all")
 
 @click.command("reproduce", cls=Command)
 @click.argument("study", type=click.Choice(STUDIES), default="ablation")
-@click.option("--dataset", help="[default: digitslt; large-scale: imagenetlt]")
+@click.option("--dataset", help="Name or folder.  [default: digitslt; large-scale: imagenetlt]")
 @click.option("--seeds", type=Count(1, most=1000), help="Train with so many seeds.  [default: 3]")
 @click.option(
     "--search",

@@ -44,13 +44,20 @@ def search_options(stage: str, trials: int, round_size: int) -> Callable:
     names, default = SEARCHED[stage]
     in_ranges = [name for name in names if name not in CHOICES]
     options = [
-        click.option("--trials", type=Count(1), default=trials, show_default=True),
+        click.option(
+            "--trials",
+            type=Count(1),
+            default=trials,
+            show_default=True,
+            help="Candidates that are tried.",
+        ),
         click.option(
             "--search",
             "names",
             type=click.Choice(names),
             multiple=True,
-            help=f"Repeat for several.  [default: {', '.join(default)}, but for what is given]",
+            help="What is searched; repeat for several.  "
+            f"[default: {', '.join(default)}, but for what is given]",
         ),
         click.option(
             "--range",
@@ -65,6 +72,7 @@ def search_options(stage: str, trials: int, round_size: int) -> Callable:
             type=click.Choice(["tpe", "gp", "random"]),
             default="tpe",
             show_default=True,
+            help="How candidates are proposed: Bayesian (tpe, gp), or random.",
         ),
         click.option(
             "--round",
@@ -197,7 +205,9 @@ def stage2_command(run, as_json, device, data_dir, runs_dir, **options):
 
 @tune_command.command("normalize", cls=Command, group="tune")
 @click.argument("run", required=False)
-@click.option("--trials", type=Count(1), default=61, show_default=True)
+@click.option(
+    "--trials", type=Count(1), default=61, show_default=True, help="Values of τ that are tried."
+)
 @select_option
 @json_option
 @everywhere

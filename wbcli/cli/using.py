@@ -97,6 +97,7 @@ def _print_predictions(images: list[dict], as_csv: bool) -> None:
     type=click.Choice(["onnx", "torch", "safetensors"]),
     default="onnx",
     show_default=True,
+    help="Kind of file: ONNX, a program of torch.export, or weights alone.",
 )
 @click.option(
     "--output",
