@@ -97,7 +97,8 @@ def everywhere(command: Callable) -> Callable:
             type=click.Choice(config.PRECISIONS),
             default="auto",
             show_default=True,
-            help="Arithmetic; auto is bf16 on a GPU that has it, else fp32.",
+            help="Arithmetic; auto is bf16 on a GPU that has it, but fp32 under --recipe released, "
+            "and fp32 elsewhere.",
         ),
         click.option(
             "--data-dir",

@@ -103,7 +103,7 @@ def _print_predictions(images: list[dict], as_csv: bool) -> None:
     "--output",
     type=NamedPath(),
     metavar="FILE",
-    help="[default: export.onnx, .pt2 or .safetensors in the run's folder]",
+    help="File that is written.  [default: export.onnx, .pt2 or .safetensors in the run's folder]",
 )
 @click.option(
     "--checkpoint",

@@ -1,0 +1,195 @@
+"""The pages of docs/ that are made from the code: `python -m wbcli.cli.pages` writes them.
+
+options.md is what the commands say of themselves, recipes.md the defaults and where they come from.
+"""
+
+import re
+from collections.abc import Iterator
+from inspect import cleandoc
+from pathlib import Path
+
+import click
+
+from wbcli import config
+from wbcli.cli import cli
+
+DOCS = Path(__file__).parents[2] / "docs"
+TRAINS = ("stage1", "stage2", "tune stage1", "tune stage2", "reproduce")
+
+OPTIONS = """# Commands and their options
+
+What `wbcli --help` and `wbcli COMMAND --help` say, on one page. By task: [using.md](using.md).
+
+- Options that every command has stand [at the end](#of-every-command), and those of everything
+  that trains [before them](#of-every-training).
+- A setting of a training that you leave out comes from the recipe: [recipes.md](recipes.md).
+- Every option can come from the environment: `WBCLI_WD=5e-3`, or `WBCLI_STAGE1_WD=5e-3` for one
+  command (`WBCLI_TUNE_STAGE1_WD` for `tune stage1`). `WBCLI_DATA` and `WBCLI_RUNS` are the folders
+  of the data and of the runs. The command line wins.
+- RUN is a run's name in the runs folder, or a path.
+"""
+
+COLUMNS = {  # heading of the table of recipes: settings that share the cell
+    "network": ["arch", "init"],
+    "epochs": ["epochs"],
+    "batch": ["batch_size"],
+    "lr": ["lr", "schedule"],
+    "λ": ["wd"],
+    "loss": ["loss"],
+    "t": ["maxnorm", "project"],
+    "layers": ["layers"],
+    "frozen batch norm": ["frozen_batch_norm"],
+    "checkpoint": ["checkpoint"],
+    "mirror": ["tta"],
+}
+
+RECIPES = """# Recipes: every default, and where it comes from
+
+What you do not give on the command line comes from a recipe. `wbcli stage1 DATASET --dry-run`
+prints every setting that a training would have.
+
+- `--recipe paper` (default) follows the paper's text. Where the text is silent, it takes what is
+  known to work.
+- `--recipe released` follows the authors' released code, which differs from the text. Stage 2
+  starts from the epoch that was best **on the test set**, results are read from that epoch, and
+  mirror images are averaged. The command says so. Such numbers are not comparable with honest
+  ones.
+
+The letter behind a value says where it comes from:
+
+{sources}
+
+{table}
+
+## How to read it
+
+- `folder` is one's own pictures.
+- `he` and `conv-default` are the initialisation of the first convolution of `resnet34`: He's, or
+  that of `nn.Conv2d`.
+- `from-lr` is a cosine that starts at lr and is stepped once an epoch. `to-zero` is one epoch
+  further along, as in the released code: its last epoch has lr 0 and moves only the statistics of
+  batch norm.
+- λ is SGD's weight decay: λ·w is added to the gradient of every parameter that trains. Momentum
+  is 0.9, without Nesterov.
+- t places the radius δ of MaxNorm: δ = min + t·(max − min) of the row norms of stage 1. Rows are
+  projected after every `step`, or once an `epoch`.
+- *frozen batch norm* is the mode of the batch norm of layers that stage 2 does not train.
+
+## The large sets
+
+On the large sets the paper tunes λ, λ₂ and δ and does not give them. Every value there that is
+not marked <sup>p</sup> is not from the paper, and none of these has been measured here. Stage 2
+of sets on disk sees one augmented view (`--views 1` <sup>o</sup>).
+
+## The recipe `released`
+
+- Its values are those for CIFAR-100-LT. The released code says nothing of sets on disk.
+- It was compared with the authors' code on the same batches: 30 steps of ResNet-34 bit for bit,
+  then stage 2, losses, radii and evaluation. Of 73 checks none failed.
+- It runs in fp32 throughout, as the notebooks do.
+- The small networks of the digits and of Fashion-MNIST are kept under it.
+
+Two things are the same under both recipes. τ-normalisation divides by ‖w‖^τ, as the paper and the
+released Normalizer do (the released MaxNorm class applies τ twice; no notebook uses that). And a
+group without classes has no value (in the released code it has 0).
+
+## The released loss
+
+`cb-bce` averages over the batch *and* the classes. Near uniform predictions its gradient is about
+K/(1 + p) times smaller than that of weighted cross-entropy, and λ = 0.1 belongs to that scale
+only. Weight decay then shrinks the classifier so far that MaxNorm never binds on CIFAR-100-LT,
+and all probabilities are nearly uniform. Accuracies hold. Probabilities, NLL and ECE mean nothing
+until a temperature is fitted; the commands say so when it happens. For sets of ten classes the
+defaults of the recipe `paper` are ours, with the loss `cb`.
+"""
+
+
+def options() -> str:
+    """docs/options.md."""
+    found = dict(_commands(cli, click.Context(cli, info_name="wbcli", **cli.context_settings)))
+    records = {path: _options(ctx) for path, ctx in found.items()}
+    everywhere = _shared(records, *records)
+    trains = [line for line in _shared(records, *TRAINS) if line not in everywhere]
+    parts = [OPTIONS]
+    for path, ctx in found.items():
+        own = [line for line in records[path] if line not in everywhere]
+        if path in TRAINS:
+            own = [line for line in own if line not in trains]
+            own.append("- and those [of every training](#of-every-training)")
+        usage = " ".join(ctx.command.collect_usage_pieces(ctx))
+        parts += [f"## wbcli {path}\n", f"`wbcli {path} {usage}`\n", _help(ctx.command)]
+        parts += ["\n".join(own) + "\n"] if own else []
+    commands = ", ".join(f"`{path}`" for path in TRAINS)
+    parts += ["## Of every training\n", f"Of {commands}.\n", "\n".join(trains) + "\n"]
+    parts += ["## Of every command\n", "\n".join(everywhere) + "\n"]
+    return "\n".join(parts)
+
+
+def recipes() -> str:
+    """docs/recipes.md."""
+    sources = [f"- <sup>{letter}</sup> {source}" for letter, source in config.SOURCES.items()]
+    return RECIPES.format(sources="\n".join(sources), table="\n".join(_table()))
+
+
+PAGES = {"options.md": options, "recipes.md": recipes}
+
+
+def _commands(command: click.Command, ctx: click.Context) -> Iterator[tuple[str, click.Context]]:
+    """Every command that does something, by its words on the command line."""
+    if not isinstance(command, click.Group):
+        yield ctx.command_path.removeprefix("wbcli "), ctx
+        return
+    for name in command.list_commands(ctx):
+        child = command.get_command(ctx, name)
+        yield from _commands(child, click.Context(child, info_name=name, parent=ctx))
+
+
+def _options(ctx: click.Context) -> list[str]:
+    """A line for every option, as --help has it."""
+    found = [param for param in ctx.command.get_params(ctx) if isinstance(param, click.Option)]
+    records = [option.get_help_record(ctx) for option in found]
+    return [f"- `{names}`: {' '.join(text.split())}" for names, text in records]
+
+
+def _shared(records: dict[str, list[str]], *paths: str) -> list[str]:
+    """The lines that all of these commands have."""
+    return [line for line in records[paths[0]] if all(line in records[path] for path in paths)]
+
+
+def _help(command: click.Command) -> str:
+    """A command's help; the blocks that click does not wrap (after a line of \\b) become code."""
+    parts = []
+    for paragraph in cleandoc(command.help).split("\n\n"):
+        block = paragraph.removeprefix("\b\n")
+        if block == paragraph:
+            parts.append(" ".join(paragraph.split()))
+        elif block.startswith("Example:"):
+            lines = re.sub(r"^ +", "", block.removeprefix("Example:\n"), flags=re.MULTILINE)
+            parts.append(f"```sh\n{lines.rstrip()}\n```")
+        else:
+            parts.append(f"```\n{block.rstrip()}\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+def _table() -> Iterator[str]:
+    """The defaults in config.py, each with the letter of its source."""
+    yield f"| recipe | data set | stage | {' | '.join(COLUMNS)} |"
+    yield "|---" * (3 + len(COLUMNS)) + "|"
+    for (recipe, dataset, stage), defaults in config.DEFAULTS.items():
+        cells = [
+            ", ".join(_cell(defaults[key]) for key in keys if key in defaults) or "–"
+            for keys in COLUMNS.values()
+        ]
+        yield f"| {recipe} | {dataset} | {stage} | {' | '.join(cells)} |"
+
+
+def _cell(default: config.Default) -> str:
+    words = {True: "yes", False: "no"}
+    value = default.value
+    text = words[value] if isinstance(value, bool) else str(value)
+    return f"{text} <sup>{default.source}</sup>"
+
+
+if __name__ == "__main__":
+    for name, page in PAGES.items():
+        (DOCS / name).write_text(page(), encoding="utf-8")
