@@ -29,7 +29,7 @@ What `wbcli --help` and `wbcli COMMAND --help` say, on one page. By task: [using
 - RUN is a run's name in the runs folder, or a path.
 """
 
-COLUMNS = {  # heading of the table of recipes: settings that share the cell
+COLUMNS = {  # heading in the tables of recipes: settings that share the cell
     "network": ["arch", "init"],
     "epochs": ["epochs"],
     "batch": ["batch_size"],
@@ -59,7 +59,13 @@ The letter behind a value says where it comes from:
 
 {sources}
 
-{table}
+## Stage 1
+
+{stage1}
+
+## Stage 2
+
+{stage2}
 
 ## How to read it
 
@@ -128,7 +134,8 @@ def options() -> str:
 def recipes() -> str:
     """docs/recipes.md."""
     sources = [f"- <sup>{letter}</sup> {source}" for letter, source in config.SOURCES.items()]
-    return RECIPES.format(sources="\n".join(sources), table="\n".join(_table()))
+    tables = {stage: _table(stage) for stage in ("stage1", "stage2")}
+    return RECIPES.format(sources="\n".join(sources), **tables)
 
 
 PAGES = {"options.md": options, "recipes.md": recipes}
@@ -171,16 +178,19 @@ def _help(command: click.Command) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _table() -> Iterator[str]:
-    """The defaults in config.py, each with the letter of its source."""
-    yield f"| recipe | data set | stage | {' | '.join(COLUMNS)} |"
-    yield "|---" * (3 + len(COLUMNS)) + "|"
-    for (recipe, dataset, stage), defaults in config.DEFAULTS.items():
+def _table(stage: str) -> str:
+    """The defaults of a stage in config.py, each with the letter of its source."""
+    tables = {key[:2]: table for key, table in config.DEFAULTS.items() if key[2] == stage}
+    settings = {key for table in tables.values() for key in table}
+    columns = {head: keys for head, keys in COLUMNS.items() if settings.intersection(keys)}
+    lines = [f"| recipe | data set | {' | '.join(columns)} |", "|---" * (2 + len(columns)) + "|"]
+    for (recipe, dataset), table in tables.items():
         cells = [
-            ", ".join(_cell(defaults[key]) for key in keys if key in defaults) or "–"
-            for keys in COLUMNS.values()
+            ", ".join(_cell(table[key]) for key in keys if key in table)
+            for keys in columns.values()
         ]
-        yield f"| {recipe} | {dataset} | {stage} | {' | '.join(cells)} |"
+        lines.append(f"| {recipe} | {dataset} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _cell(default: config.Default) -> str:
