@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -367,6 +368,110 @@ def test_images_of_another_run_are_noticed(wbcli, pets):
     )
 
 
+def rewritten(run: str, change) -> None:
+    """Its images as they are after the change."""
+    path = Path("runs", run, "images.json.gz")
+    content = json.loads(gzip.decompress(path.read_bytes()))
+    change(content)
+    path.write_bytes(packed(content))
+
+
+def as_indices(content: dict) -> None:
+    for part in (content["train"], content["val"]):
+        part |= {"indices": list(range(len(part.pop("names")))), "digest": "d"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda c: c["train"]["names"].__setitem__(1, c["train"]["names"][0]), "ant/0.jpg twice"),
+        (lambda c: c["val"]["names"].__setitem__(0, c["train"]["names"][1]), "ant/1.jpg twice"),
+        (lambda c: c["train"]["labels"].__setitem__(0, 1), "other class counts than config.json"),
+        (as_indices, "indices where this data set has names"),
+    ],
+)
+def test_images_that_cannot_be_the_runs_are_one_line(wbcli, pets, change, said):
+    rewritten("it", change)
+    for command in (("eval", "it"), ("eval", "it", "--split", "val"), ("stage2", "it")):
+        result = wbcli(*command)
+        assert (result.code, result.out, result.err.count("\n")) == (1, "", 1)
+        assert "Error: run it: images.json.gz has " in result.err
+        assert said in result.err
+        assert "put the file back as it was, or train anew" in result.err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"class_counts": None}, "config.json lacks class_counts"),
+        ({"class_names": None}, "config.json lacks class_names"),
+        (
+            {"original_counts": [12, 3, 4]},
+            "config.json has for class 1 original_counts 3, class_counts 4",
+        ),
+    ],
+)
+def test_a_config_that_cannot_be_the_runs_is_one_line(wbcli, pets, change, said):
+    path = Path("runs/it/config.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    result = wbcli("eval", "it")
+    assert (result.code, result.out) == (1, "")
+    assert result.err == (
+        f"Error: run it: {said}; which images the run had is not known then: put the file back as "
+        "it was, or train anew\n"
+    )
+
+
+def test_names_in_a_set_of_images_in_memory_are_refused(wbcli):
+    wbcli("stage1", "digitslt", "--epochs", "1", "--val-per-class", "2", "--name", "it", "-q")
+
+    def as_names(content: dict) -> None:
+        content["val"]["names"] = [str(i) for i in content["val"].pop("indices")]
+
+    rewritten("it", as_names)
+    assert "images.json.gz has names where this data set has indices" in wbcli("eval", "it").err
+
+
+def test_a_picture_that_a_list_names_twice_is_no_mistake():
+    """Of the same class in one list, or in two lists, it trains, and is found again."""
+    write_pictures(Path(), ["a/0.jpg", "b/0.jpg"])
+    Path("Places_LT_train.txt").write_text("a/0.jpg 0\na/0.jpg 0\nb/0.jpg 1\n")
+    for split in ("val", "test"):
+        Path(f"Places_LT_{split}.txt").write_text("b/0.jpg 1\n")
+    given = settings("placeslt")
+    dataset = data.for_run(given)
+    run = runs.Run(Path("runs/it"))
+    run.path.mkdir(parents=True)
+    counts = {"class_counts": dataset.class_counts, "original_counts": dataset.original_counts}
+    run.write_record(given, counts | {"class_names": dataset.class_names}, dataset.chosen)
+    found = data.for_run(given, run.data_record())
+    assert (found.changes, found.class_counts[:2]) == ([], [2, 1])
+
+
+def test_a_missing_file_of_images_is_called_missing(wbcli, pets):
+    path = Path("runs/it/images.json.gz")
+    path.unlink()
+    result = wbcli("eval", "it", "--split", "val")
+    assert (result.code, result.err) == (
+        0,
+        "Warning: run it has no images.json.gz, and nothing else says which images it held out: "
+        f"{UNCHECKED}; put the file back, or train anew\n",
+    )
+    for create in (path.mkdir, lambda: os.mkfifo(path)):
+        create()
+        result = wbcli("eval", "it")
+        assert (result.code, result.out, result.err.count("\n")) == (1, "", 1)
+        assert f"{path} cannot be read: expected a regular file, got a folder, pipe" in result.err
+        if path.is_dir():
+            path.rmdir()
+
+
+def test_one_picture_that_was_held_out_is_gone(wbcli, pets):
+    (pets / "train/ant/8.jpg").unlink()
+    said = "1 picture that was held out is gone, such as train/ant/8.jpg"
+    assert said in wbcli("eval", "it", "--split", "val").err
+
+
 def test_epoch_lines_show_first_what_the_epoch_is_chosen_by(wbcli):
     short = ("stage1", "digitslt", "--epochs", "1", "--batch-size", "64")
     row = wbcli(*short, "--val-per-class", "2").err.splitlines()[-1]
@@ -460,36 +565,81 @@ def test_a_hundred_thousand_names_come_back_from_a_small_file():
     assert chosen.unpack(packed).train.same(part)
 
 
+DIGEST = {"indices": [0], "digest": "d"}
+gz = partial(gzip.compress, mtime=0)
+
+
 @pytest.mark.parametrize(
-    "change",
+    ("change", "said"),
     [
-        {"unused": [0]},
-        {"unused": [0, -1, 0]},
-        {"train": None},
-        {"train": {"names": ["a"], "labels": []}},
-        {"train": {"names": ["a"], "labels": [7]}},
-        {"train": {"names": ["a"], "labels": [0.5]}},
-        {"train": {"names": [1], "labels": [0]}},
-        {"train": {"indices": [-1], "digest": "", "labels": [0]}},
-        {"train": {"indices": [2**70], "digest": "", "labels": [0]}},
-        {"val": {"labels": [0]}},
-        {"val": [1]},
+        ({"unused": [0]}, "a label of train is of none of the 1 classes of unused"),
+        ({"unused": [0, -1, 0]}, "unused counts are no list of whole numbers from 0"),
+        ({"unused": [True, 0, 0]}, "unused counts are no list of whole numbers from 0"),
+        ({"train": None}, "train is null"),
+        ({"train": {"names": ["a"], "labels": []}}, "train has 1 image and 0 labels"),
+        (
+            {"train": {"names": ["a"], "labels": [7]}},
+            "a label of train is of none of the 3 classes of unused",
+        ),
+        ({"train": {"names": ["a"], "labels": [0.5]}}, "labels of train are no list of whole"),
+        ({"train": {"names": ["a"], "labels": [True]}}, "labels of train are no list of whole"),
+        ({"train": {"names": ["a"]}}, "train lacks labels"),
+        ({"train": {"names": [1], "labels": [0]}}, "names of train are no list of names that"),
+        ({"train": {"names": [""], "labels": [0]}}, "names of train are no list of names that"),
+        ({"train": {"names": ["a\0"], "labels": [0]}}, "names of train are no list of names that"),
+        ({"train": {"names": ["\ud800"], "labels": [0]}}, "names of train are no list of names"),
+        ({"train": DIGEST | {"indices": [-1], "labels": [0]}}, "indices of train are no list of"),
+        (
+            {"train": DIGEST | {"indices": [2**70], "labels": [0]}},
+            "indices of train are no list of",
+        ),
+        ({"train": {"indices": [0], "labels": [0]}}, "train lacks digest"),
+        ({"train": DIGEST | {"digest": None, "labels": [0]}}, "digest of train is null"),
+        ({"val": {"labels": [0]}}, "val lacks names"),
+        ({"val": {}}, "val lacks labels"),
+        ({"val": [1]}, "val is a list"),
+        ({"val": []}, "val is a list"),
+        ({"val": False}, "val is true or false"),
+        ({"val": 0}, "val is a number"),
+        ({"val": ""}, "val is a text"),
     ],
 )
-def test_lists_of_images_that_were_edited_are_refused(change):
+def test_lists_of_images_that_were_edited_are_refused(change, said):
     content = {"train": {"names": ["a"], "labels": [1]}, "val": None, "unused": [0, 0, 0]}
     assert chosen.unpack(packed(content)).counts() == [0, 1, 0]
-    with pytest.raises(ValueError, match="expected the images of a run as gzipped JSON"):
-        chosen.unpack(packed(content | change))
+    check_refused(packed(content | change), said)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "it ends early"),
+        (gz(b"{}")[:-1], "it ends early"),
+        (gz(b"{}") + b"x", "more follows its end"),
+        (b"{}", "it is no gzip file, or a damaged one"),
+        (gz(b" " * 10**7), "it unpacks to more than 200 times its size"),
+        (gz(b"[" * 2000), "what it unpacks to cannot be read as JSON"),
+        (gz(b"{"), "what it unpacks to cannot be read as JSON"),
+        (gz(b"null"), "it is null"),
+        (gz(b"[]"), "it is a list"),
+        (gz(b"{}"), "it lacks train, val, unused"),
+    ],
+)
+def test_damage_is_called_by_its_name(content, said):
+    check_refused(content, said)
+
+
+def check_refused(content: bytes, said: str) -> None:
+    with pytest.raises(ValueError, match="expected the images of a run as gzipped JSON") as error:
+        chosen.unpack(content)
+    assert (
+        f"(train and val, each with names or indices, and labels; unused counts), but {said}"
+        in (str(error.value))
+    )
 
 
 def packed(content: dict) -> bytes:
     return gzip.compress(json.dumps(content).encode())
-
-
-def test_a_file_that_unpacks_to_far_more_than_it_is_is_refused():
-    with pytest.raises(ValueError, match="expected the images of a run as gzipped JSON"):
-        chosen.unpack(gzip.compress(b" " * 10**7))
 
 
 def test_all_of_a_study_train_on_the_same_images(tmp_path):

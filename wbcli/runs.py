@@ -17,7 +17,7 @@ from typing import Any
 
 from wbcli import locks
 from wbcli.config import Config, from_dict, resolved_limits
-from wbcli.data import SELECTION, Chosen, Record, chosen
+from wbcli.data import SELECTION, Chosen, Record, chosen, sources
 from wbcli.data.readers import read_bytes
 from wbcli.data.record import check_classes
 from wbcli.metrics import MAX_BYTES, rows_of
@@ -29,9 +29,9 @@ IMAGES = "images.json.gz"
 REMEDIES = {
     "checkpoint.pt": "delete it to start this run anew",
     "best.pt": "without it, --checkpoint last reads the last epoch",
-    IMAGES: "without it nothing says which images the run held out",
+    IMAGES: "without it nothing says which images the run held out: put it back as it was, or "
+    "train anew",
 }
-MAX_COUNT = 2**53
 YEAR_3000 = 32503680000  # seconds since 1970
 STATES = {  # what the two checkpoints hold, and of which type
     "checkpoint.pt": {
@@ -141,7 +141,7 @@ class Run:
         found, names = self._recorded(key, int, "counts"), self.class_names()
         if found is None or names is None:
             return None
-        if len(found) != len(names) or not all(0 <= count < MAX_COUNT for count in found):
+        if len(found) != len(names) or not all(0 <= count < chosen.MAX_COUNT for count in found):
             raise ValueError(
                 f"run {self.name}: {key} of config.json does not count the images of each of "
                 f"{len(names)} classes"
@@ -155,7 +155,7 @@ class Run:
             ValueError: the file is damaged.
         """
         path = self.path / IMAGES
-        if not path.is_file():
+        if not path.exists():
             return None
         try:
             return chosen.unpack(read_bytes(path, chosen.MAX_PACKED))
@@ -164,20 +164,23 @@ class Run:
 
     def data_record(self) -> Record:
         """What it recorded of the data set that trained it: see `data.for_run`."""
-        images, counts = self.images(), self.class_counts()
-        if images and images.counts() != counts:
-            raise ValueError(
-                f"{self.path / IMAGES} has other class counts than config.json: one of them is of "
-                f"another run; {REMEDIES[IMAGES]}"
-            )
-        return Record(
+        config = self.config()
+        record = Record(
             run=self.name,
             class_names=self.class_names(),
-            class_counts=counts,
+            class_counts=self.class_counts(),
             original_counts=self._counts("original_counts"),
-            limits=resolved_limits(self.config()),
-            images=images,
+            limits=resolved_limits(config),
+            images=self.images(),
         )
+        source = sources.find(config.dataset)
+        by_name, in_folders = source.image_size is not None, source.num_classes is None
+        if wrong := record.contradiction(by_name, once=in_folders or not by_name):
+            raise ValueError(
+                f"run {self.name}: {wrong}; which images the run had is not known then: put the "
+                "file back as it was, or train anew"
+            )
+        return record
 
     def _recorded(self, key: str, kind: type, words: str) -> list | None:
         found = self.record().get(key)

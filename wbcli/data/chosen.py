@@ -17,11 +17,13 @@ from typing import NamedTuple
 import numpy as np
 
 from wbcli.data.pictures import Pictures
-from wbcli.words import composed, counted, printable
+from wbcli.words import are, composed, counted, printable
 
 MAX_PACKED = 1 << 28  # bytes; iNaturalist 2018's 437,513 names are 12 million
 MAX_RATIO = 200  # of unpacked bytes to packed ones; made-up lists in one class have 60
+MAX_COUNT = 1 << 53  # above all whole numbers of a record
 SPLITS = ("train", "val")
+SHAPE = "train and val, each with names or indices, and labels; unused counts"
 
 
 class Images(NamedTuple):
@@ -87,11 +89,26 @@ class Chosen(NamedTuple):
             return False
         return self.train.same(other.train) and (self.val is None or self.val.same(other.val))
 
+    def named(self) -> bool | None:
+        """Whether the images are known by name; None: some are, and some by index."""
+        kinds = {part.digest is None for part in (self.train, self.val) if part}
+        return kinds.pop() if len(kinds) == 1 else None
+
+    def twice(self) -> str:
+        """A name or an index that stands there a second time; empty where none does."""
+        seen: set = set()
+        for part in filter(None, (self.train, self.val)):
+            for key in part.keys.tolist():
+                if key in seen:
+                    return printable(os.fsdecode(key)) if part.digest is None else f"index {key}"
+                seen.add(key)
+        return ""
+
     def new(self, splits: Iterable[tuple[np.ndarray | Pictures, np.ndarray]]) -> np.ndarray:
         """How many images of each class these splits have that it did not know, int64 [K]."""
         known: set = set()
         for part in filter(None, (self.train, self.val)):
-            known.update(part.keys.tolist() if part.digest else _places(part.keys))
+            known.update(_places(part.keys) if part.digest is None else part.keys.tolist())
         now = np.zeros(len(self.unused), dtype=np.int64)
         for images, labels in splits:
             keys = range(len(labels))
@@ -127,9 +144,11 @@ def lost(part: Images, gone: np.ndarray, moved: np.ndarray, what: str) -> str:
     for mask, how in ((gone, "gone"), (moved, "of another class now")):
         if mask.any():
             example = printable(os.fsdecode(part.keys[mask][0]))
-            verb = "is" if mask.sum() == 1 else "are"
-            pictures = counted(int(mask.sum()), "picture")
-            found.append(f"{pictures} that {what} {verb} {how}, such as {example}")
+            count = int(mask.sum())
+            that = what.replace("were ", "was ") if count == 1 else what
+            found.append(
+                f"{counted(count, 'picture')} that {that} {are(count)} {how}, such as {example}"
+            )
     return "; ".join(found)
 
 
@@ -149,23 +168,46 @@ def unpack(packed: bytes) -> Chosen:
         ValueError: it is torn, or was changed.
     """
     try:
-        content = json.loads(_gunzip(packed))
-        train, val = (content[split] and _images(content[split]) for split in SPLITS)
-        unused = _integers(content["unused"])
-        parts = [part for part in (train, val) if part]
-        if not train or any((part.labels >= len(unused)).any() for part in parts):
-            raise ValueError("a label of no class")
-        return Chosen(train, val, unused, content.get("guessed") is True)
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, zlib.error) as error:
-        raise ValueError(f"expected the images of a run as gzipped JSON ({error})") from error
+        return _chosen(_content(packed))
+    except ValueError as error:
+        raise ValueError(
+            f"expected the images of a run as gzipped JSON ({SHAPE}), but {error}"
+        ) from error
 
 
-def _gunzip(packed: bytes) -> bytes:
+def _content(packed: bytes) -> object:
     stream = zlib.decompressobj(wbits=31)
-    content = stream.decompress(packed, MAX_RATIO * len(packed) + 1)
-    if not stream.eof or stream.unused_data:
-        raise ValueError("it ends early, or too late")
-    return content
+    try:
+        content = stream.decompress(packed, MAX_RATIO * len(packed) + 1)
+    except zlib.error as error:
+        raise ValueError("it is no gzip file, or a damaged one") from error
+    if len(content) > MAX_RATIO * len(packed):
+        raise ValueError(f"it unpacks to more than {MAX_RATIO} times its size")
+    if not stream.eof:
+        raise ValueError("it ends early")
+    if stream.unused_data:
+        raise ValueError("more follows its end")
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError("what it unpacks to cannot be read as JSON") from error
+
+
+def _chosen(content: object) -> Chosen:
+    _must_have(content, "it", *SPLITS, "unused")
+    unused = _integers(content["unused"], "unused counts")
+    parts = {
+        split: _images(content[split], split) for split in SPLITS if content[split] is not None
+    }
+    for split, part in parts.items():
+        if (part.labels >= len(unused)).any():
+            raise ValueError(
+                f"a label of {split} is of none of the {len(unused)} classes of unused"
+            )
+    if "train" not in parts:
+        raise ValueError("train is null")
+    guessed = content.get("guessed") is True
+    return Chosen(parts["train"], parts.get("val"), unused, guessed)
 
 
 def _plain(part: Images) -> dict[str, object]:
@@ -177,28 +219,58 @@ def _plain(part: Images) -> dict[str, object]:
     return named | {"labels": part.labels.tolist()}
 
 
-def _images(content: dict[str, object]) -> Images:
-    labels = _integers(content["labels"])
-    if "names" in content:
-        names = content["names"]
-        if not (isinstance(names, list) and all(type(name) is str for name in names)):
-            raise ValueError("names are no list of texts")
-        part = Images(Pictures.of("", names).names, labels)
+def _images(content: object, split: str) -> Images:
+    _must_have(content, split, "labels")
+    labels = _integers(content["labels"], f"labels of {split}")
+    if "indices" in content:
+        _must_have(content, split, "digest")
+        digest = content["digest"]
+        if type(digest) is not str:
+            raise ValueError(f"digest of {split} is {_called(digest)}")
+        part = Images(_integers(content["indices"], f"indices of {split}"), labels, digest)
     else:
-        part = Images(_integers(content["indices"]), labels, str(content["digest"]))
+        _must_have(content, split, "names")
+        part = Images(_names(content["names"], split), labels)
     if len(part.keys) != len(labels):
-        raise ValueError("as many labels as images")
+        raise ValueError(
+            f"{split} has {counted(len(part.keys), 'image')} and {counted(len(labels), 'label')}"
+        )
     return part
 
 
-def _integers(values: object) -> np.ndarray:
+def _must_have(content: object, what: str, *keys: str) -> None:
+    if type(content) is not dict:
+        raise ValueError(f"{what} is {_called(content)}")
+    if missing := [key for key in keys if key not in content]:
+        raise ValueError(f"{what} lacks {', '.join(missing)}")
+
+
+def _called(value: object) -> str:
+    """A value of JSON in words."""
+    words = {dict: "an object", list: "a list", str: "a text", bool: "true or false"}
+    return "null" if value is None else words.get(type(value), "a number")
+
+
+def _names(values: object, split: str) -> np.ndarray:
+    """bytes [N] of a JSON list of names that files can have."""
+    wrong = ValueError(f"names of {split} are no list of names that files can have")
+    if type(values) is not list or any(
+        type(name) is not str or not name or "\0" in name for name in values
+    ):
+        raise wrong
+    try:
+        return Pictures.of("", values).names
+    except ValueError as error:  # too long, or of no encoding
+        raise wrong from error
+
+
+def _integers(values: object, what: str) -> np.ndarray:
     """int64 [N] of a JSON list of whole numbers from 0."""
-    found = np.array(values if values != [] else np.empty(0, dtype=np.int64))
-    if not (isinstance(values, list) and found.ndim == 1 and found.dtype == np.int64):
-        raise ValueError("expected a list of whole numbers")
-    if len(found) and found.min() < 0:
-        raise ValueError("a number below 0")
-    return found
+    if type(values) is not list or any(
+        type(value) is not int or not 0 <= value < MAX_COUNT for value in values
+    ):
+        raise ValueError(f"{what} are no list of whole numbers from 0 to {MAX_COUNT - 1:,}")
+    return np.array(values, dtype=np.int64)
 
 
 def _digest(images: np.ndarray, labels: np.ndarray) -> str:

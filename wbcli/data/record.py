@@ -39,10 +39,46 @@ class Record:
         )
 
     def unchecked_hold_out(self) -> str:
+        unchecked = "that they have not trained it cannot be checked"
+        if self.images is None and self.original_counts is not None:  # of a version with both
+            return (
+                f"run {self.run} has no images.json.gz, and nothing else says which images it held "
+                f"out: {unchecked}; put the file back, or train anew"
+            )
         return (
             f"which images run {self.run} holds out was computed anew, since an older version of "
-            "wbcli did not record it: that they have not trained it cannot be checked"
+            f"wbcli did not record it: {unchecked}"
         )
+
+    def contradiction(self, by_name: bool, once: bool) -> str:
+        """What of it cannot be true; empty where nothing is.
+
+        Args:
+            by_name: the images of this data set are known by their names.
+            once: none stands twice in it, as it may in a list.
+        """
+        if self.class_counts and self.original_counts:
+            pairs = enumerate(zip(self.original_counts, self.class_counts, strict=True))
+            if less := next(((k, *pair) for k, pair in pairs if pair[0] < pair[1]), None):
+                return "config.json has for class {} original_counts {}, class_counts {}".format(
+                    *less
+                )
+        if self.images is None:
+            return ""
+        for key in ("class_names", "class_counts"):
+            if getattr(self, key) is None:
+                return f"config.json lacks {key}"
+        if self.images.counts() != self.class_counts:
+            return (
+                "images.json.gz has other class counts than config.json: one of them is of "
+                "another run"
+            )
+        if self.images.named() is not by_name:
+            kinds = ("names", "indices") if by_name else ("indices", "names")
+            return "images.json.gz has {1} where this data set has {0}".format(*kinds)
+        if once and (key := self.images.twice()):
+            return f"images.json.gz has {key} twice"
+        return ""
 
     def unknown_groups(self) -> str:
         return (
