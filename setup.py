@@ -1,7 +1,7 @@
 """Build the kernels of csrc/, as far as this machine can; what it cannot, `wbcli doctor` explains.
 
-Two libraries: `wbcli/_cpu` needs a C++ compiler, `wbcli/_cuda` also nvcc and a torch of the same
-CUDA major version. Without them the torch twins do the work. WBCLI_CUDA=0 leaves `_cuda` out;
+Two libraries in wbcli/balance: `_cpu` needs a C++ compiler, `_cuda` also nvcc and a torch of the
+same CUDA major version. Without them the torch twins do the work. WBCLI_CUDA=0 leaves `_cuda` out;
 WBCLI_CUDA=1 fails where it cannot be built. Both use LibTorch's stable ABI as of torch 2.10, so
 a library serves any later torch. TORCH_CUDA_ARCH_LIST names the GPU architectures.
 """
@@ -79,7 +79,7 @@ def cpu_extension():
     probe(".cpp", CPP_PROBE, [*cxx.split(), *flags], f"the C++ compiler {cxx}")
     os.environ.setdefault("CC", cxx)  # links with it too, whatever Python was built with
     return CppExtension(
-        "wbcli._cpu",
+        "wbcli.balance._cpu",
         sorted(glob("csrc/cpu/*.cpp")),
         depends=glob("csrc/*.h") + glob("csrc/cpu/*.h") + glob("csrc/cpu/*.inl"),
         extra_compile_args=CXX_FLAGS,
@@ -105,7 +105,7 @@ def cuda_extension():
 
     cpp_extension.CUDA_HOME = str(home)  # it has guessed, wrongly where nvcc is a wrapper
     extension = cpp_extension.CUDAExtension(
-        "wbcli._cuda",
+        "wbcli.balance._cuda",
         sorted(glob("csrc/cuda/*.cu")),
         depends=glob("csrc/*.h"),
         extra_compile_args={"nvcc": NVCC_FLAGS},
@@ -184,7 +184,8 @@ def main():
 
         def run(self):
             super().run()
-            folder = ROOT / "wbcli" if self.editable_mode else Path(self.build_lib) / "wbcli"
+            place = ROOT if self.editable_mode else Path(self.build_lib)
+            folder = place / "wbcli" / "balance"
             for library in [*folder.glob("_cpu*.so"), *folder.glob("_cuda*.so")]:
                 library.unlink()
             (folder / "_build.json").write_text(json.dumps(record) + "\n")

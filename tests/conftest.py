@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from wbcli import cli, console
-from wbcli.data import pictures
+from wbcli.data.pictures import decoding
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # that a command line handles
 
@@ -27,8 +27,8 @@ def own_environment(monkeypatch, tmp_path):
     for name in ("WBCLI_DATA", "WBCLI_RUNS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(console, "verbosity", 0)
-    monkeypatch.setattr(pictures, "workers", 0)
-    monkeypatch.setattr(pictures, "max_pixels", pictures.MAX_PIXELS)
+    monkeypatch.setattr(decoding, "workers", 0)
+    monkeypatch.setattr(decoding, "max_pixels", decoding.MAX_PIXELS)
 
 
 class Result:

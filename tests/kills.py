@@ -23,7 +23,10 @@ os.environ["OMP_NUM_THREADS"] = "1"  # a fork of a process with threads is not s
 import torch  # noqa: F401  imported once, so that what is killed is the work and not an import
 
 from conftest import write_folder
-from wbcli import cli, data, runs, stages  # noqa: F401
+from wbcli import cli
+from wbcli.data import datasets  # noqa: F401
+from wbcli.runs.run import Run
+from wbcli.training import stages  # noqa: F401
 
 CLOCKS = ("seconds", "images_per_second", "created", "path")
 SHORT = ("--epochs", "4", "--save-every", "5")
@@ -33,7 +36,7 @@ def outcome_of_run(name: str) -> Callable[[Path], object]:
     """Weights and metrics of a finished run."""
 
     def outcome(folder: Path) -> object:
-        run = runs.Run(folder / name)
+        run = Run(folder / name)
         files = sorted(os.listdir(run.path))
         best = run.load_state("best.pt")
         best["model"] = {key: value.tolist() for key, value in best["model"].items()}
@@ -158,8 +161,8 @@ def main() -> None:
     chance, failed = random.Random(given.seed), False
     names = given.scenario or ["stage1", "stage2"]
     if {"tune", "heads", "reproduce"} & set(names):
-        import wbcli.tune
-        import wbcli.variants  # noqa: F401
+        from wbcli.study import variants  # noqa: F401
+        from wbcli.tune import tune  # noqa: F401
     for i, name in enumerate(names):
         kills = given.kills // len(names) + (i < given.kills % len(names))
         with tempfile.TemporaryDirectory() as root:

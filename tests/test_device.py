@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from wbcli import device as devices
-from wbcli.losses import LOSSES
+from wbcli.methods.losses import LOSSES
 
 
 @pytest.fixture

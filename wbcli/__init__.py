@@ -16,4 +16,4 @@ def __getattr__(name: str):
         raise AttributeError(f"module 'wbcli' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"wbcli.{_ROOMS.get(name, 'ops')}"), name)
+    return getattr(import_module(f"wbcli.balance.{_ROOMS.get(name, 'ops')}"), name)

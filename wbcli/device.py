@@ -8,7 +8,9 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from wbcli import __version__, config, extension
+from wbcli import __version__
+from wbcli.balance import extension
+from wbcli.config import settings
 from wbcli.words import are, counted
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
@@ -42,9 +44,9 @@ def resolve(name: str) -> torch.device:
 
 
 def resolve_precision(precision: str, device: torch.device, recipe: str | None = None) -> str:
-    """The precision that a run of this recipe will use; see `config.resolve_precision`."""
+    """The precision that a run of this recipe will use; see `settings.resolve_precision`."""
     has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return config.resolve_precision(precision, device.type, has_bf16, recipe)
+    return settings.resolve_precision(precision, device.type, has_bf16, recipe)
 
 
 def prepare(device: torch.device, precision: str, seed: int, deterministic: bool) -> None:

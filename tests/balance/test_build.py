@@ -14,7 +14,7 @@ import torch
 import wbcli
 
 pytest.importorskip("setuptools")
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 ARCHS = ("80", "90")
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
 
@@ -50,7 +50,7 @@ def test_without_nvcc_there_are_cpu_kernels(setup, monkeypatch):
     hide_nvcc(setup, monkeypatch)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     extensions, record = setup.plan()
-    assert [extension.name for extension in extensions] == ["wbcli._cpu"]
+    assert [extension.name for extension in extensions] == ["wbcli.balance._cpu"]
     wanted = "not built: no nvcc on PATH or in /usr/local"
     assert record == {"cpu": None, "cuda": wanted, "cuda_version": None}
 
@@ -58,7 +58,7 @@ def test_without_nvcc_there_are_cpu_kernels(setup, monkeypatch):
 def test_a_torch_without_cuda_gets_cpu_kernels(setup, monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", None)
     extensions, record = setup.plan()
-    assert [extension.name for extension in extensions] == ["wbcli._cpu"]
+    assert [extension.name for extension in extensions] == ["wbcli.balance._cpu"]
     assert record["cuda"] == f"not built: torch {torch.__version__} has no CUDA"
 
 
@@ -119,9 +119,14 @@ def test_the_cpu_kernels_do_not_rely_on_what_the_compiler_inlines(setup, tmp_pat
     folder = Path(torch.__file__).parent
     command = ["c++", *setup.CXX_FLAGS, "-O0", "-std=c++20", "-fPIC", "-shared", "-w"]
     command += [*sorted((ROOT / "csrc" / "cpu").glob("*.cpp")), f"-I{folder / 'include'}"]
-    command += [f"-L{folder / 'lib'}", "-ltorch_cpu", "-o", tmp_path / "wbcli" / "_cpu.abi3.so"]
+    command += [
+        f"-L{folder / 'lib'}",
+        "-ltorch_cpu",
+        "-o",
+        tmp_path / "wbcli" / "balance" / "_cpu.abi3.so",
+    ]
     subprocess.run(list(map(str, command)), check=True)
-    tests = [ROOT / "tests" / name for name in ("test_ops.py", "test_kernels.py")]
+    tests = [ROOT / "tests" / "balance" / name for name in ("test_ops.py", "test_kernels.py")]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *tests]
         + ["-k", "not two_to_the_31 and not compiles and not opcheck"],

@@ -19,7 +19,8 @@ import wbcli
 from emulator.translate import translate
 
 TESTS = Path(__file__).parent
-EMULATOR, CUDA = TESTS / "emulator", TESTS.parent / "csrc" / "cuda"
+ROOT = TESTS.parent.parent
+EMULATOR, CUDA = ROOT / "tests" / "emulator", ROOT / "csrc" / "cuda"
 TORCH = Path(torch.__file__).parent
 FLAGS = ["-std=c++20", "-march=native", "-ffp-contract=fast", "-w"]  # nvcc fuses products and sums
 FLAGS += ["-DTORCH_TARGET_VERSION=0x020a000000000000"]
@@ -51,7 +52,7 @@ def compile_library(folder: Path, code: str) -> subprocess.Popen:
     shutil.copytree(Path(wbcli.__file__).parent, folder / "wbcli", ignore=ignored)
     (folder / "ops.cpp").write_text(translate(code, device="CPU"))
     command = ["g++", *FLAGS, "-O2", "-fPIC", "-shared", "-fvisibility=hidden", folder / "ops.cpp"]
-    return start([*command, *LINK, "-o", folder / "wbcli" / "_cpu.abi3.so"])
+    return start([*command, *LINK, "-o", folder / "wbcli" / "balance" / "_cpu.abi3.so"])
 
 
 def start(command: list) -> subprocess.Popen:
@@ -95,11 +96,13 @@ def test_the_tests_of_the_ops_pass(built):
     variables = os.environ | {"PYTHONPATH": str(built)}
     done = subprocess.run(command, env=variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
-    emulates = "from wbcli import extension as e; print(e.FOLDER, e.kernels('cpu'))"
+    emulates = "from wbcli.balance import extension as e; print(e.FOLDER, e.kernels('cpu'))"
     done = subprocess.run(
         [sys.executable, "-c", emulates], env=variables, capture_output=True, text=True
     )
-    assert done.stdout == f"{built / 'wbcli'} compiled\n", "the emulated kernels were tested"
+    assert done.stdout == f"{built / 'wbcli' / 'balance'} compiled\n", (
+        "the emulated kernels were tested"
+    )
 
 
 def test_generated_cases_pass_in_any_order_of_threads_on_a_grid_of_any_size(built):

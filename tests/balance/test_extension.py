@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from wbcli import extension
+from wbcli.balance import extension
 
 TESTS = Path(__file__).parent
 OP_TESTS = [TESTS / name for name in ("test_ops.py", "test_kernels.py", "test_optim.py")]
@@ -24,7 +24,7 @@ compiled = pytest.mark.skipif(
 def pure(tmp_path) -> Path:
     """A folder with a copy of the package that has no compiled kernels."""
     ignored = shutil.ignore_patterns("*.so", "_build.json", "__pycache__")
-    shutil.copytree(Path(extension.__file__).parent, tmp_path / "wbcli", ignore=ignored)
+    shutil.copytree(Path(extension.__file__).parent.parent, tmp_path / "wbcli", ignore=ignored)
     return tmp_path
 
 
@@ -77,26 +77,26 @@ def test_training_without_the_extension_gives_the_same_weights(pure):
 def test_doctor_says_that_the_extension_is_missing(pure):
     found = json.loads(python("-m", "wbcli", "doctor", "--json", path=pure).stdout)["extension"]
     assert (found["built"], found["cpu"], found["cuda"]) == (False, False, False)
-    reason = f"not built: no library in {pure / 'wbcli'} (pip install makes it)"
+    reason = f"not built: no library in {pure / 'wbcli' / 'balance'} (pip install makes it)"
     assert found["reason"] == f"cpu: {reason}; cuda: {reason}"
 
 
 def test_doctor_repeats_why_the_build_left_something_out(pure):
     record = {"cpu": None, "cuda": "not built: nvcc: no; really", "cuda_version": None}
-    (pure / "wbcli" / "_build.json").write_text(json.dumps(record))
+    (pure / "wbcli" / "balance" / "_build.json").write_text(json.dumps(record))
     table = python("-m", "wbcli", "doctor", path=pure).stdout
     assert "kernels, cuda   not built: nvcc: no; really\n" in table
 
 
 def test_a_damaged_build_record_is_named(pure):
-    (pure / "wbcli" / "_build.json").write_text("{")
+    (pure / "wbcli" / "balance" / "_build.json").write_text("{")
     done = python("-m", "wbcli", "doctor", path=pure)
     assert (done.returncode, done.stdout) == (1, "")
-    assert f"Error: {pure / 'wbcli' / '_build.json'} is damaged (" in done.stderr
+    assert f"Error: {pure / 'wbcli' / 'balance' / '_build.json'} is damaged (" in done.stderr
 
 
 def test_an_extension_that_is_there_and_broken_is_an_error(pure):
-    broken = pure / "wbcli" / "_cpu.abi3.so"
+    broken = pure / "wbcli" / "balance" / "_cpu.abi3.so"
     broken.write_bytes(b"\x7fELF, but no further")
     done = python("-m", "wbcli", "doctor", path=pure)
     assert (done.returncode, done.stdout) == (1, "")

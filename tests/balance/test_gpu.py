@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from test_kernels import DTYPES, assert_as_computed, norms_in_float64, step_in_float64
-from wbcli import SGD, extension, ops
+from balance.test_kernels import DTYPES, assert_as_computed, norms_in_float64, step_in_float64
+from wbcli import SGD
+from wbcli.balance import extension, ops
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 WIDTHS = [1, 33, 64, 256, 512, 516, 1032, 1033, 2056, 4104, 8200, 16400]  # every kernel and tier

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import wbcli
-from wbcli import ops, reference
+from wbcli.balance import ops, reference
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from wbcli.balance import clipped_fraction, relative_radius, rows_at
+from wbcli.balance.radius import clipped_fraction, relative_radius, rows_at
 
 ROWS = torch.tensor([[3.0, 4.0], [0.0, 1.0], [6.0, 8.0]])  # norms 5, 1, 10
 

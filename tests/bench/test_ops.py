@@ -5,7 +5,12 @@ import json
 import pytest
 import torch
 
-from wbcli import bench, bench_tune, cli, extension, heads, ops, reference
+from wbcli import cli
+from wbcli.balance import extension, reference
+from wbcli.balance.ops import sgd_max_norm_
+from wbcli.bench import ops as bench_ops
+from wbcli.bench import tune
+from wbcli.training import heads
 
 QUICK = ("--shape", "40x33", "--rounds", "3", "--no-compile", "--device", "cpu")
 OURS = {"op": "wbcli.max_norm_", "step": "wbcli.SGD"}
@@ -18,8 +23,10 @@ def run(capsys, *args: str) -> tuple[int, str, str]:
     return ending.value.code, out, err
 
 
-def operands(clipped: str, steps: bool, dtype=torch.float32) -> bench.Operands:
-    return bench.Operands(bench.Case((40, 33), clipped, "warm"), dtype, torch.device("cpu"), steps)
+def operands(clipped: str, steps: bool, dtype=torch.float32) -> bench_ops.Operands:
+    return bench_ops.Operands(
+        bench_ops.Case((40, 33), clipped, "warm"), dtype, torch.device("cpu"), steps
+    )
 
 
 @pytest.mark.parametrize("name", ["op", "step"])
@@ -31,7 +38,7 @@ def test_json_has_every_peer_of_every_case(capsys, name):
     assert found["shapes"] == ["40x33"]
     assert found["machine"]["kernels"] == extension.kernels("cpu")
     assert {(r["clipped"], r["cache"]) for r in found["results"]} == {
-        (clipped, cache) for clipped in bench.CLIPPED for cache in bench.CACHES
+        (clipped, cache) for clipped in bench_ops.CLIPPED for cache in bench_ops.CACHES
     }
     for result in found["results"]:
         assert result["ratio_to"] == OURS[name]
@@ -56,16 +63,16 @@ def test_a_table_says_what_its_columns_mean(capsys):
 def test_the_radius_clips_the_share_that_is_claimed(clipped, share, steps):
     x = operands(clipped, steps)
     if steps:
-        ops.sgd_max_norm_(x.weight, x.other, x.buffer, **bench.STEP)
+        sgd_max_norm_(x.weight, x.other, x.buffer, **bench_ops.STEP)
     over = reference.row_norms(x.weight) > x.radius
     assert over.float().mean().item() == pytest.approx(share, abs=1 / 40)
 
 
-@pytest.mark.parametrize("clipped", bench.CLIPPED)
+@pytest.mark.parametrize("clipped", bench_ops.CLIPPED)
 @pytest.mark.parametrize("name", ["op", "step"])
 def test_all_peers_compute_the_same(name, clipped):
     x = operands(clipped, name == "step")
-    peers = bench.PEERS[name](x, compiled=False)
+    peers = bench_ops.PEERS[name](x, compiled=False)
     results = {}
     for peer in peers.keys() - {"read", "copy", "fused SGD"}:
         x.restore()
@@ -78,11 +85,11 @@ def test_all_peers_compute_the_same(name, clipped):
 
 
 def test_ratio_and_spread_by_hand():
-    case = bench.Case((1, 1), "none", "cold")
-    peers = {"ours": bench.Peer(int, 1), "copy": bench.Peer(int, 2)}
+    case = bench_ops.Case((1, 1), "none", "cold")
+    peers = {"ours": bench_ops.Peer(int, 1), "copy": bench_ops.Peer(int, 2)}
     times = {"ours": [10.0, 20.0, 30.0], "copy": [20.0, 20.0, 90.0]}
     host = {"ours": [3.0, 2.0, 9.0], "copy": [1.0, 1.0, 1.0]}
-    ours, copy = bench._summarize(case, torch.float32, peers, times, host, one_pass=8)
+    ours, copy = bench_ops._summarize(case, torch.float32, peers, times, host, one_pass=8)
     assert (ours["median_us"], copy["median_us"]) == (20, 20)
     assert ours["spread"] == 1
     assert copy["ratio"] == 2, "the median of 2, 1 and 3"
@@ -97,7 +104,7 @@ def test_where_torch_compile_fails_it_is_left_out_and_said(capsys, monkeypatch):
 
         return call
 
-    monkeypatch.setattr(bench, "_compile", broken)
+    monkeypatch.setattr(bench_ops, "_compile", broken)
     once = ("--shape", "4x3", "--rounds", "2", "--cache", "warm", "--json")
     code, out, err = run(capsys, "bench", "step", *once)
     assert code == 0
@@ -122,16 +129,16 @@ def test_json_of_bench_tune(capsys):
     assert set(found) == {"bench", "machine", "shapes", "results"}
     assert (found["bench"], found["shapes"]) == ("tune", ["10x8", "4x5"])
     assert found["machine"]["kernels"] == extension.kernels("cpu")
-    sides = [bench_tune.OURS, bench_tune.ALONE]
+    sides = [tune.OURS, tune.ALONE]
     assert [(r["shape"], r["name"]) for r in found["results"]] == [
         (shape, side) for shape in ("10x8", "4x5") for side in sides
     ]
     for result in found["results"]:
         assert (result["heads"], result["steps"], result["rounds"]) == (3, 2, 2)
-        assert result["ratio_to"] == bench_tune.OURS
+        assert result["ratio_to"] == tune.OURS
         assert result["median_us"] > 0 and result["ratio"] > 0 and result["spread"] >= 0
         assert (result["bytes"], result["fraction_of_copy"]) == (None, None)
-        if result["name"] == bench_tune.OURS:
+        if result["name"] == tune.OURS:
             assert result["ratio"] == 1
 
 
@@ -148,19 +155,19 @@ def test_the_table_of_bench_tune_says_what_its_columns_mean(capsys):
 
 def test_both_sides_of_bench_tune_train_the_same_heads():
     """Eight heads, 20 steps. Worst difference measured: 1.5e-7; allowed: 2e-6."""
-    results = bench_tune.run([(10, 64), (5, 3)], 8, 20, 2, torch.device("cpu"))
+    results = tune.run([(10, 64), (5, 3)], 8, 20, 2, torch.device("cpu"))
     assert all(0 < result["difference"] < 2e-6 for result in results)
 
 
 def test_bench_tune_sees_heads_that_are_not_the_same(monkeypatch):
     broken = heads.Heads.logits
     monkeypatch.setattr(heads.Heads, "logits", lambda self, x: 1.01 * broken(self, x))
-    results = bench_tune.run([(10, 8)], 2, 20, 2, torch.device("cpu"))
+    results = tune.run([(10, 8)], 2, 20, 2, torch.device("cpu"))
     assert all(result["difference"] > 1e-4 for result in results)
 
 
 def test_the_candidates_of_bench_tune_differ_in_all_that_is_searched():
-    settings = bench_tune.candidates(4)
+    settings = tune.candidates(4)
     assert [c.wd for c in settings] == pytest.approx([1e-4, 2e-4, 3e-4, 4e-4])
     assert [c.lr for c in settings] == pytest.approx([0.01, 0.011, 0.012, 0.013])
     assert [c.maxnorm for c in settings] == [0, 0.25, 0.5, 0.75]
@@ -168,8 +175,8 @@ def test_the_candidates_of_bench_tune_differ_in_all_that_is_searched():
 
 def test_ratio_and_spread_of_bench_tune_by_hand():
     """Ratios 4, 2 and 3; quartiles of 10, 20, 30 are 10, 20 and 30."""
-    times = {bench_tune.OURS: [10.0, 20.0, 30.0], bench_tune.ALONE: [40.0, 40.0, 90.0]}
-    ours, alone = bench_tune._summarize(times)
+    times = {tune.OURS: [10.0, 20.0, 30.0], tune.ALONE: [40.0, 40.0, 90.0]}
+    ours, alone = tune._summarize(times)
     assert (ours["median_us"], ours["spread"], ours["ratio"]) == (20, 1, 1)
     assert (alone["median_us"], alone["ratio"]) == (40, 3)
 

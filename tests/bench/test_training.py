@@ -8,28 +8,29 @@ import pytest
 import torch
 
 from conftest import write_folder
-from test_train import CPU, stage1
-from wbcli import bench_train, data
-from wbcli.bench_train import Ours, PlainTensors, PublishedStyle
-from wbcli.data import pictures
+from training.test_fit import CPU, stage1
+from wbcli.bench import training
+from wbcli.bench.training import Ours, PlainTensors, PublishedStyle
+from wbcli.data import datasets
+from wbcli.data.pictures import decoding
 
 KEYS = {"name", "median_us", "spread", "ratio_to", "ratio"}
 
 
 @pytest.fixture(scope="module")
 def digits():
-    return data.for_run(stage1())
+    return datasets.for_run(stage1())
 
 
 @pytest.mark.parametrize("way", [Ours, PlainTensors, PublishedStyle])
 def test_every_way_learns(digits, way, monkeypatch):
-    monkeypatch.setattr(pictures, "workers", 0)
+    monkeypatch.setattr(decoding, "workers", 0)
     settings = dataclasses.replace(stage1(), epochs=30)
     trainer = way(digits.train, digits, settings, CPU)
-    before = bench_train._accuracy(trainer.network, digits, CPU)
+    before = training._accuracy(trainer.network, digits, CPU)
     for epoch in range(10):
         trainer.epoch(epoch)
-    assert bench_train._accuracy(trainer.network, digits, CPU) > before + 30
+    assert training._accuracy(trainer.network, digits, CPU) > before + 30
 
 
 def test_plain_crops_are_windows_of_the_padded_image(digits):
@@ -51,8 +52,8 @@ def test_flops_of_a_step_are_those_of_its_products(digits):
     settings = dataclasses.replace(stage1(), batch_size=5)
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bench_train.models, "for_run", lambda *_: network)
-        assert bench_train.flops_per_step(settings, Line) == 2 * 2 * 5 * 4 * 3
+        patch.setattr(training.models, "for_run", lambda *_: network)
+        assert training.flops_per_step(settings, Line) == 2 * 2 * 5 * 4 * 3
 
 
 def test_bench_train_prints_every_way(wbcli):

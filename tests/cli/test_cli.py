@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from conftest import write_cifar100
-from wbcli import cli, runs
+from wbcli import cli
 from wbcli.data import sources
+from wbcli.runs.run import Run
 
 SHORT = ("--epochs", "1", "--batch-size", "64")
 
@@ -53,7 +54,7 @@ def test_training_prints_json_and_nothing_else_on_stdout(wbcli):
 def test_runs_shows_the_epoch_that_was_measured_last(wbcli):
     command = ("stage1", "digitslt", "--epochs", "3", "--eval-every", "2", "--name", "first")
     assert wbcli(*command).code == 0
-    run = runs.Run(Path("runs/first"))
+    run = Run(Path("runs/first"))
     rows = run.metrics()
     for kept, expected in ((3, rows[2]["accuracy"]), (2, rows[1]["accuracy"]), (1, None)):
         run.write_metrics(rows[:kept])

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from wbcli import runs, storage
+from wbcli.files import storage
+from wbcli.runs.run import Run
 
 HUGE = "9" * 30
 
@@ -387,7 +388,7 @@ def test_a_damaged_run_is_left_out_of_the_list_with_a_warning(wbcli, here, text)
 def test_a_config_that_is_too_long_is_not_read(here, monkeypatch):
     monkeypatch.setattr(storage, "MAX_JSON_BYTES", 10)
     with pytest.raises(ValueError, match=r"config\.json: expected at most "):
-        runs.Run(Path("runs/first")).config()
+        Run(Path("runs/first")).config()
 
 
 @pytest.mark.parametrize("temperature", ["hot", 0, -1.0, [], True, float("nan"), 10**400])
@@ -395,7 +396,7 @@ def test_a_temperature_that_was_edited_by_hand(wbcli, here, temperature):
     edit("runs/first/temperature.json", temperature=temperature)
     refused(wbcli("predict", "first", "file"), 1, "expected a temperature above 0 or null")
     assert wbcli("eval", "first", "-q").code == 0
-    assert runs.Run(Path("runs/first")).temperature("last", False)["temperature"] > 0
+    assert Run(Path("runs/first")).temperature("last", False)["temperature"] > 0
 
 
 ROW = {"epoch": 2, "seconds": 1.0, "accuracy": None, "row_norms": [1.0, 2]}
@@ -424,7 +425,7 @@ MEASURED = dict.fromkeys(("all", "many", "medium"), 50.0) | {"few": None}
     ids=str,
 )
 def test_rows_after_the_first_bad_one_are_left_out(here, change):
-    run = runs.Run(Path("runs/first"))
+    run = Run(Path("runs/first"))
     good = [ROW | {"epoch": 1, "accuracy": MEASURED}, ROW]
     run.write_metrics([*good, ROW | change, ROW])
     assert run.metrics() == good
@@ -434,5 +435,5 @@ def test_rows_after_the_first_bad_one_are_left_out(here, change):
 def test_bytes_that_are_no_row_end_the_metrics(wbcli, here, line):
     path = Path("runs/first/metrics.jsonl")
     path.write_bytes(path.read_bytes() + line)
-    assert runs.Run(Path("runs/first")).epochs_done() == 1
+    assert Run(Path("runs/first")).epochs_done() == 1
     assert wbcli("runs").code == 0

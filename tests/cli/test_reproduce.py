@@ -11,10 +11,12 @@ import pytest
 pytest.importorskip("matplotlib")
 pytest.importorskip("optuna")
 
-from wbcli import presets, runs, stages, study, variants
 from wbcli.cli import reproduce
-from wbcli.presets import Budget
-from wbcli.study import Row
+from wbcli.runs import run
+from wbcli.study import presets, tables, variants
+from wbcli.study.presets import Budget
+from wbcli.study.tables import Row
+from wbcli.training import stages
 
 SHORT = ("--epochs", "1", "--batch-size", "64")
 ROW_KEYS = {"name", "layers", "paper", "ours", "clipped", "settings"}
@@ -29,8 +31,8 @@ FOUR = [
 @pytest.fixture
 def four_rows(monkeypatch):
     """An ablation of four rows with values of our own."""
-    paper = dict.fromkeys(study.GROUPS, 50.0)
-    monkeypatch.setattr(study, "ablation_rows", lambda: [(row, paper) for row in FOUR])
+    paper = dict.fromkeys(tables.GROUPS, 50.0)
+    monkeypatch.setattr(tables, "ablation_rows", lambda: [(row, paper) for row in FOUR])
     values = {"lr": 0.02, "wd": 0.03, "maxnorm": 0.1, "tau": 1.9}
     found = {(row.name, row.layers): {k: values[k] for k in row.searched()} for row in FOUR}
     monkeypatch.setitem(presets.PRESETS, "digitslt", found)
@@ -45,7 +47,7 @@ def asked(monkeypatch):
         calls.lab, calls.seeds, calls.budget = lab, seeds, budget
         return {"rows": []}
 
-    monkeypatch.setattr(study, "ablation", ablation)
+    monkeypatch.setattr(tables, "ablation", ablation)
     return calls
 
 
@@ -56,7 +58,7 @@ def canned(monkeypatch):
     def run_table(lab, rows, seeds, values_of, **options):
         ours = {
             group: {"mean": mean, "std": 1.5 if len(seeds) > 1 else None}
-            for group, mean in zip(study.GROUPS, (10.0, 20.0, 30.0, 25.0), strict=True)
+            for group, mean in zip(tables.GROUPS, (10.0, 20.0, 30.0, 25.0), strict=True)
         }
         return [
             {"name": row.name, "layers": row.layers, "paper": paper, "ours": ours}
@@ -65,7 +67,7 @@ def canned(monkeypatch):
             for row, paper in rows
         ]
 
-    monkeypatch.setattr(study, "run_table", run_table)
+    monkeypatch.setattr(tables, "run_table", run_table)
 
 
 def test_without_arguments_it_is_the_ablation_of_the_digits_with_three_seeds(wbcli, asked):
@@ -132,7 +134,7 @@ def test_a_study_from_its_parts_to_its_json(wbcli, four_rows):
     assert "no finished stage1 run in runs" in wbcli("stage2").err
     assert wbcli("eval").code == 2
     for path in Path("runs/studies").glob("*/model.safetensors"):
-        found = runs.Run(path.parent)
+        found = run.Run(path.parent)
         row = json.loads(wbcli("eval", str(path.parent), "--json").out)
         assert row["run"] == str(found.path.resolve())
         expected = found.metrics()[-1]["accuracy"]["all"]
@@ -273,7 +275,7 @@ def test_a_missing_extra_is_one_line(wbcli, monkeypatch, missing, args):
 
 
 def test_tables_need_no_extra():
-    code = "import sys; sys.modules.update(matplotlib=None, optuna=None); import wbcli.study"
+    code = "import sys; sys.modules.update(matplotlib=None, optuna=None); import wbcli.study.tables"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

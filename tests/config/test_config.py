@@ -8,16 +8,27 @@ from pathlib import Path
 import pytest
 import torch
 
-from wbcli import config, evaluate
 from wbcli import device as devices
+from wbcli.config.settings import (
+    DEFAULTS,
+    SOURCES,
+    Config,
+    from_dict,
+    resolve_normalize,
+    resolve_precision,
+    resolve_stage1,
+    resolve_stage2,
+    stage2_options,
+)
+from wbcli.evaluate import metrics
 
 
 def stage1(**options):
-    return config.resolve_stage1({"dataset": "cifar100lt", "data_dir": "data"} | options)
+    return resolve_stage1({"dataset": "cifar100lt", "data_dir": "data"} | options)
 
 
 def stage2(parent=None, **options):
-    return config.resolve_stage2(parent or stage1(), "parent", options)
+    return resolve_stage2(parent or stage1(), "parent", options)
 
 
 def test_charter_commands_have_the_known_values():
@@ -45,13 +56,13 @@ def test_the_released_recipe_follows_the_authors_code():
 
 def test_every_recipe_covers_every_data_set_and_stage_with_the_same_settings():
     for stage in ("stage1", "stage2"):
-        tables = [table for key, table in config.DEFAULTS.items() if key[2] == stage]
-        known = {key[:2] for key in config.DEFAULTS if key[2] == stage}
+        tables = [table for key, table in DEFAULTS.items() if key[2] == stage]
+        known = {key[:2] for key in DEFAULTS if key[2] == stage}
         assert len(known) == 2 * 4 + 4, "the released code says nothing of sets on disk"
         common = {"batch_size", "lr", "momentum", "epochs", "loss", "wd", "checkpoint", "tta"}
         assert all(common <= set(table) for table in tables)
-    sources = {d.source for table in config.DEFAULTS.values() for d in table.values()}
-    assert sources == set(config.SOURCES)
+    sources = {d.source for table in DEFAULTS.values() for d in table.values()}
+    assert sources == set(SOURCES)
 
 
 def test_data_sets_with_ten_classes_do_not_take_the_released_loss_scale():
@@ -208,7 +219,7 @@ def test_what_chose_the_settings_of_a_run_goes_down_to_its_children():
     assert stage1().selected_on is None
     parent = replace(stage1(), selected_on="test")
     assert stage2(parent).selected_on == "test"
-    assert config.resolve_normalize(parent, "parent", {"tau": 1.0}).selected_on == "test"
+    assert resolve_normalize(parent, "parent", {"tau": 1.0}).selected_on == "test"
     assert stage2(stage1(), selected_on="val").selected_on == "val"
 
 
@@ -233,7 +244,7 @@ def test_beta_is_that_of_the_paper_unless_given_and_is_not_inherited():
 )
 def test_the_options_of_a_stage2_make_it_again(options):
     settings = stage2(**options)
-    assert stage2(**config.stage2_options(settings, {})) == settings
+    assert stage2(**stage2_options(settings, {})) == settings
 
 
 @pytest.mark.parametrize(
@@ -247,7 +258,7 @@ def test_the_options_of_a_stage2_make_it_again(options):
 )
 @pytest.mark.parametrize("tuned", [{"maxnorm": 0.3}, {"radius": 2.0}, {"unit_norm": True}], ids=str)
 def test_a_constraint_given_replaces_the_one_of_other_settings(tuned, given, constraint):
-    options = config.stage2_options(stage2(**tuned), given) | given
+    options = stage2_options(stage2(**tuned), given) | given
     nothing = {"maxnorm": None, "radius": None, "unit_norm": False}
     assert stage2(**options) == replace(stage2(**tuned), **(nothing | constraint))
 
@@ -260,11 +271,11 @@ def test_the_data_may_change_in_stage2_only_without_validation_images():
 
 def test_normalize_keeps_the_parents_settings_and_checks_tau():
     parent = stage1(recipe="released")
-    settings = config.resolve_normalize(parent, "parent", {"tau": 1.9})
+    settings = resolve_normalize(parent, "parent", {"tau": 1.9})
     assert (settings.stage, settings.tau, settings.parent) == ("normalize", 1.9, "parent")
     assert (settings.arch, settings.checkpoint, settings.tta) == ("resnet34", "best-on-test", True)
     with pytest.raises(ValueError, match="--tau must be a finite number at least 0, got -1"):
-        config.resolve_normalize(parent, "parent", {"tau": -1.0})
+        resolve_normalize(parent, "parent", {"tau": -1.0})
 
 
 def test_cosine_by_hand():
@@ -289,7 +300,7 @@ def test_cosine_by_hand():
     ],
 )
 def test_precision(wanted, device, has_bf16, recipe, precision):
-    assert config.resolve_precision(wanted, device, has_bf16, recipe) == precision
+    assert resolve_precision(wanted, device, has_bf16, recipe) == precision
 
 
 @pytest.mark.parametrize(("recipe", "precision"), [("paper", "bf16"), ("released", "fp32")])
@@ -299,7 +310,7 @@ def test_what_follows_from_a_run_has_the_precision_of_its_recipe(
     """As on a GPU that has bf16, for which `cpu` stands here."""
 
     def resolve(precision, device, recipe=None):
-        return config.resolve_precision(precision, "cuda", True, recipe)
+        return resolve_precision(precision, "cuda", True, recipe)
 
     monkeypatch.setattr(devices, "resolve_precision", resolve)
     short = ("--epochs", 1, "--precision", "auto", "--name")
@@ -308,7 +319,7 @@ def test_what_follows_from_a_run_has_the_precision_of_its_recipe(
     found = [json.loads(Path("runs", name, "config.json").read_text()) for name in ("one", "two")]
     assert [record["precision"] for record in found] == [precision, precision]
     seen = []
-    monkeypatch.setattr(evaluate, "resolve_precision", lambda *given: seen.append(given) or "fp32")
+    monkeypatch.setattr(metrics, "resolve_precision", lambda *given: seen.append(given) or "fp32")
     assert wbcli("eval", "two").code == 0
     assert seen == [("auto", torch.device("cpu"), recipe)]
 
@@ -319,12 +330,12 @@ def test_what_follows_from_a_run_has_the_precision_of_its_recipe(
 )
 def test_a_precision_that_is_not_there_is_refused(wanted, device, message):
     with pytest.raises(ValueError, match=message):
-        config.resolve_precision(wanted, device, False)
+        resolve_precision(wanted, device, False)
 
 
 def test_a_config_survives_its_file():
     settings = stage2(maxnorm=0.2)
-    assert config.from_dict(asdict(settings) | {"run": "name", "created": 1.0}) == settings
+    assert from_dict(asdict(settings) | {"run": "name", "created": 1.0}) == settings
 
 
 @pytest.mark.parametrize(
@@ -343,26 +354,26 @@ def test_a_damaged_config_is_refused(change, message):
     values = asdict(stage1())
     change(values)
     with pytest.raises(ValueError) as error:
-        config.from_dict(values)
+        from_dict(values)
     assert message in str(error.value)
 
 
 @pytest.mark.parametrize("content", [None, 3, "text", [], [1], {}])
 def test_a_config_that_is_no_object_of_settings_is_refused(content):
     with pytest.raises(ValueError, match=r"^config\.json"):
-        config.from_dict(content)
+        from_dict(content)
 
 
 HOSTILE = [None, True, 0, -1, 3, 2**64, 10**400, 0.5, 1e308, math.nan, math.inf, "", "x", "\0"]
 HOSTILE += ["\ud800", "x" * 10**6, [], [1], [1, 2], ["a"], [[]], {}, {"a": 1}]
 
 
-@pytest.mark.parametrize("key", [field.name for field in fields(config.Config)])
+@pytest.mark.parametrize("key", [field.name for field in fields(Config)])
 def test_any_json_value_is_a_setting_or_a_sentence(key):
     """Every setting takes or refuses every kind of value; what it refuses, the sentence names."""
     for value in HOSTILE:
         try:
-            config.from_dict(asdict(stage2()) | {key: value})
+            from_dict(asdict(stage2()) | {key: value})
         except ValueError as error:
             assert key.replace("_", "-") in str(error).replace("_", "-")
             assert len(str(error)) < 300 and "\n" not in str(error)

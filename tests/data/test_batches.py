@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from wbcli.data import Split, sources
+from wbcli.data import sources
 from wbcli.data.batches import Batches, bounds, draw_epoch
+from wbcli.data.datasets import Split
 
 CPU = torch.device("cpu")
 

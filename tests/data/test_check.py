@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from cli.test_cli import in_a_process
 from conftest import encoded, photo, write_folder, write_pictures
-from test_cli import in_a_process
-from wbcli import console, data
-from wbcli.data import check, folder, pictures, sources
+from wbcli import console
+from wbcli.data import check, sources
+from wbcli.data.pictures import decoding
+from wbcli.data.sets import folder
 
 
 def examine(name: str = "mine", on_file=lambda count: None) -> check.Findings:
@@ -138,11 +140,11 @@ def test_classes_without_training_or_test_images_are_warnings():
 
 
 def test_images_in_memory_are_compared_by_their_pixels(monkeypatch):
-    content = data.sources.find("digitslt").read(Path())
+    content = sources.find("digitslt").read(Path())
     images, labels = content.train
     twice = content._replace(test=(images[[5, 5]], labels[[5, 5]]))
-    source = dataclasses.replace(data.sources.find("digitslt"), read=lambda path: twice)
-    monkeypatch.setitem(data.sources.SOURCES, "digitslt", source)
+    source = dataclasses.replace(sources.find("digitslt"), read=lambda path: twice)
+    monkeypatch.setitem(sources.SOURCES, "digitslt", source)
     found = examine("digitslt")
     assert texts(found) == ["the same picture in train and in test: image 5; image 0"]
     assert found.warnings[1:] == [
@@ -265,7 +267,7 @@ def test_ctrl_c_ends_a_check_in_one_line_and_leaves_no_process(wbcli, monkeypatc
 
     write_folder(Path("mine"), {"a": 40, "b": 1})
     monkeypatch.setattr(console, "counting", interrupted)
-    monkeypatch.setattr(pictures, "workers", workers)
+    monkeypatch.setattr(decoding, "workers", workers)
     result = wbcli("data", "check", "mine")
     assert (result.code, result.out, result.err.strip()) == (130, "", "Interrupted.")
     gc.collect()

@@ -13,12 +13,13 @@ import torch
 from PIL import Image
 
 from conftest import encoded, photo, write_folder, write_pictures
-from wbcli import data
-from wbcli.data import Split, pictures, sources
-from wbcli.data import workers as processes
+from wbcli.data import datasets, sources
 from wbcli.data.batches import batches_of
+from wbcli.data.datasets import Split
 from wbcli.data.loader import IN_ORDER, Decoder, PictureBatches
-from wbcli.data.pictures import BrokenPicture, Pictures
+from wbcli.data.pictures import decoding
+from wbcli.data.pictures import workers as processes
+from wbcli.data.pictures.decoding import BrokenPicture, Pictures
 
 CPU = torch.device("cpu")
 SOURCE = dataclasses.replace(sources.find("mine"), mean=(0.25, 0.5, 0.75), std=(0.5, 0.25, 0.125))
@@ -61,7 +62,7 @@ def test_evaluation_sees_the_centre_of_every_picture_once_in_order():
     images = torch.cat([images for images, _ in pairs]).numpy()
     for i, image in enumerate(images):
         content = split.images.path(i).read_bytes()
-        expected = normalised(pictures.decode(content, (SIZE, SIZE), pictures.eval_crop))
+        expected = normalised(decoding.decode(content, (SIZE, SIZE), decoding.eval_crop))
         np.testing.assert_allclose(image, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -75,9 +76,9 @@ def test_the_number_of_workers_changes_nothing(workers, monkeypatch):
         epochs = [batches.train(1, 0), batches.train(1, 1), batches.evaluate()]
         return [tensor for epoch in epochs for pair in epoch for tensor in pair]
 
-    monkeypatch.setattr(pictures, "workers", 0)
+    monkeypatch.setattr(decoding, "workers", 0)
     expected = seen()
-    monkeypatch.setattr(pictures, "workers", workers)
+    monkeypatch.setattr(decoding, "workers", workers)
     found = seen()
     assert [len(tensor) for tensor in found[::2]] == [8, 9, 8, 9, 8, 8, 1]
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
@@ -121,7 +122,7 @@ def test_a_broken_picture_stops_with_its_name(workers, lines, where, monkeypatch
     split = split_of(10, lines)
     content = encoded(photo(200, 200), "JPEG")
     Path("007.jpg").write_bytes(content[: len(content) // 2])
-    monkeypatch.setattr(pictures, "workers", workers)
+    monkeypatch.setattr(decoding, "workers", workers)
     for epoch in (batches_over(split).train(0, 0), batches_over(split).evaluate()):
         with pytest.raises(BrokenPicture) as error:
             list(epoch)
@@ -133,7 +134,7 @@ def test_a_broken_picture_stops_with_its_name(workers, lines, where, monkeypatch
 def test_a_picture_that_is_gone_stops_with_its_name(workers, monkeypatch):
     split = split_of(5)
     Path("003.jpg").unlink()
-    monkeypatch.setattr(pictures, "workers", workers)
+    monkeypatch.setattr(decoding, "workers", workers)
     with pytest.raises(OSError, match=r"^003.jpg: No such file or directory$"):
         list(batches_over(split).train(0, 0))
 
@@ -141,7 +142,7 @@ def test_a_picture_that_is_gone_stops_with_its_name(workers, monkeypatch):
 def test_names_of_any_bytes_are_opened_by_workers(monkeypatch):
     names = ["a b.jpg", "é.jpg", "\udcff.jpg"]
     write_pictures(Path(), names)
-    monkeypatch.setattr(pictures, "workers", 2)
+    monkeypatch.setattr(decoding, "workers", 2)
     split = Split(Pictures.of(Path(), names), np.arange(3))
     (images, labels), *rest = batches_over(split).evaluate()
     assert (len(images), labels.tolist(), rest) == (3, [0, 1, 2], [])
@@ -149,7 +150,7 @@ def test_names_of_any_bytes_are_opened_by_workers(monkeypatch):
 
 def test_pictures_on_disk_and_arrays_are_told_apart():
     write_folder(Path("mine"), {"a": 2, "b": 1})
-    dataset = data.load("mine", Path(), imbalance_factor=None, image_size=SIZE)
+    dataset = datasets.load("mine", Path(), imbalance_factor=None, image_size=SIZE)
     batches = batches_of(dataset, "train", CPU, 2)
     assert isinstance(batches, PictureBatches)
     ((images, labels),) = batches.train(0, 0)  # the third joins the first two
@@ -158,7 +159,7 @@ def test_pictures_on_disk_and_arrays_are_told_apart():
 
 
 def test_a_killed_worker_is_an_error_that_says_what_to_lower(monkeypatch):
-    monkeypatch.setattr(pictures, "workers", 2)
+    monkeypatch.setattr(decoding, "workers", 2)
     batches = batches_over(split_of(40))
     epoch = batches.train(0, 0)
     next(epoch)
@@ -180,14 +181,14 @@ class Squares:
 @pytest.mark.parametrize("workers", [0, 1, 3])
 @pytest.mark.parametrize("count", [0, 1, 2, 20])
 def test_answers_of_workers_stand_in_the_order_of_their_keys(monkeypatch, workers, count):
-    monkeypatch.setattr(pictures, "workers", workers)
+    monkeypatch.setattr(decoding, "workers", workers)
     keys = list(range(count))
     assert list(processes.by_workers(Squares(), keys)) == [key**2 for key in keys]
     assert multiprocessing.active_children() == []
 
 
 def test_an_error_of_a_worker_is_raised_in_its_turn(monkeypatch):
-    monkeypatch.setattr(pictures, "workers", 2)
+    monkeypatch.setattr(decoding, "workers", 2)
     answers = processes.by_workers(Squares(), [3, 4, "broken", 5])
     assert [next(answers), next(answers)] == [9, 16]
     with pytest.raises(BrokenPicture, match=r"^a reason$"):
@@ -196,7 +197,7 @@ def test_an_error_of_a_worker_is_raised_in_its_turn(monkeypatch):
 
 
 def test_a_killed_worker_of_a_check_is_an_error_that_says_what_to_lower(monkeypatch):
-    monkeypatch.setattr(pictures, "workers", 2)
+    monkeypatch.setattr(decoding, "workers", 2)
     answers = processes.by_workers(Squares(), [3, "killed", 5])
     assert next(answers) == 9
     with pytest.raises(RuntimeError) as caught:
@@ -209,7 +210,7 @@ def test_a_killed_worker_of_a_check_is_an_error_that_says_what_to_lower(monkeypa
 
 
 def test_workers_end_with_an_epoch_that_nobody_finishes_and_with_their_owner(monkeypatch):
-    monkeypatch.setattr(pictures, "workers", 2)
+    monkeypatch.setattr(decoding, "workers", 2)
     batches = batches_over(split_of(40))
     epoch = batches.train(0, 0)
     next(epoch)

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from conftest import stamps, write_cifar10, write_cifar100, write_folder
-from wbcli import data
-from wbcli.data import longtail, sources
+from wbcli.data import datasets, longtail, sources
 
 TOTALS = {  # (data set, imbalance factor): training images
     ("cifar100lt", 200): 9_502,
@@ -42,7 +41,7 @@ def test_digits_counts():
     + [(10, 50, (69, 31, 0))],
 )
 def test_cifar100_files_give_the_published_counts(cifar100, factor, rarest, groups):
-    dataset = data.load("cifar100lt", cifar100[0], imbalance_factor=factor)
+    dataset = datasets.load("cifar100lt", cifar100[0], imbalance_factor=factor)
     assert len(dataset.train.labels) == TOTALS["cifar100lt", factor]
     assert np.bincount(dataset.train.labels).tolist() == dataset.class_counts
     assert min(dataset.class_counts) == rarest
@@ -55,7 +54,7 @@ def test_cifar100_files_give_the_published_counts(cifar100, factor, rarest, grou
 
 def test_first_takes_the_first_images_of_each_class_in_file_order(cifar100):
     folder, labels = cifar100
-    dataset = data.load("cifar100lt", folder, imbalance_factor=100, subset="first")
+    dataset = datasets.load("cifar100lt", folder, imbalance_factor=100, subset="first")
     seen, expected = [0] * 100, set()
     for number, label in enumerate(labels):
         if seen[label] < dataset.class_counts[label]:
@@ -68,7 +67,7 @@ def test_first_takes_the_first_images_of_each_class_in_file_order(cifar100):
 def test_shuffled_is_ldam_drws_rule(cifar100):
     """One legacy generator seeded 0, a shuffle for each class in class order, then the first."""
     folder, labels = cifar100
-    dataset = data.load("cifar100lt", folder, imbalance_factor=100, subset="shuffled")
+    dataset = datasets.load("cifar100lt", folder, imbalance_factor=100, subset="shuffled")
     np.random.seed(0)
     expected = set()
     for k in range(100):
@@ -81,7 +80,7 @@ def test_shuffled_is_ldam_drws_rule(cifar100):
 
 def test_cifar10_reads_its_five_batches_in_order(tmp_path):
     labels = write_cifar10(tmp_path, 40)
-    dataset = data.load("cifar10lt", tmp_path, imbalance_factor=10)
+    dataset = datasets.load("cifar10lt", tmp_path, imbalance_factor=10)
     assert dataset.class_counts == longtail.class_counts([40] * 10, 10, "exp")
     assert (labels[stamps(dataset.train.images)] == dataset.train.labels).all()
 
@@ -126,7 +125,7 @@ def test_the_largest_class_of_a_folder_is_its_head(tmp_path):
     """Of the whole folder, wherever its names put the classes: 12·4^(−r/2) = 12, 6, 3."""
     write_folder(tmp_path / "mine", {"a": 4, "b": 12, "c": 12})
     counts = {
-        kind: data.load("mine", tmp_path, imbalance_factor=4, imbalance_type=kind).class_counts
+        kind: datasets.load("mine", tmp_path, imbalance_factor=4, imbalance_type=kind).class_counts
         for kind in longtail.TYPES
     }
     assert counts == {"exp": [3, 12, 6], "step": [3, 12, 3]}
@@ -134,10 +133,10 @@ def test_the_largest_class_of_a_folder_is_its_head(tmp_path):
 
 def test_a_copy_of_cifar10_with_the_long_tailed_images_only_is_the_whole_sets_subset(tmp_path):
     whole = write_cifar10(tmp_path / "whole", 40)
-    full = data.load("cifar10lt", tmp_path / "whole", imbalance_factor=10)
+    full = datasets.load("cifar10lt", tmp_path / "whole", imbalance_factor=10)
     kept = np.sort(stamps(full.train.images))
     write_cifar10(tmp_path / "copy", 40, kept=kept)
-    copy = data.load("cifar10lt", tmp_path / "copy", imbalance_factor=10)
+    copy = datasets.load("cifar10lt", tmp_path / "copy", imbalance_factor=10)
     assert copy.class_counts == full.class_counts
     assert (stamps(copy.train.images) == stamps(full.train.images)).all()
     assert (whole[stamps(copy.train.images)] == copy.train.labels).all()
@@ -146,8 +145,8 @@ def test_a_copy_of_cifar10_with_the_long_tailed_images_only_is_the_whole_sets_su
 def test_validation_images_never_train(tmp_path):
     """10 images a class: those the sampling left out, or where too few the last that train."""
     write_cifar100(tmp_path, 10)
-    plain = data.load("cifar100lt", tmp_path, imbalance_factor=10)
-    held = data.load("cifar100lt", tmp_path, imbalance_factor=10, val_per_class=4)
+    plain = datasets.load("cifar100lt", tmp_path, imbalance_factor=10)
+    held = datasets.load("cifar100lt", tmp_path, imbalance_factor=10, val_per_class=4)
     train, val = set(stamps(held.train.images)), set(stamps(held.val.images))
     assert not train & val
     assert train <= set(stamps(plain.train.images))

@@ -13,12 +13,15 @@ import torch
 from click.testing import CliRunner
 
 from conftest import write_cifar10, write_folder, write_pickle, write_pictures
-from wbcli import cli, config, data, lab, runs
-from wbcli.data import chosen
+from wbcli import cli
+from wbcli.config.settings import Config, resolve_stage1, resolved_limits
+from wbcli.data import chosen, datasets
 from wbcli.data.chosen import Chosen, Images
-from wbcli.data.pictures import Pictures
-from wbcli.data.readers import read_pickle
+from wbcli.data.pictures.decoding import Pictures
 from wbcli.data.record import Record
+from wbcli.files.readers import read_pickle
+from wbcli.runs.run import Run, newest
+from wbcli.training import lab
 
 SMALL = ("--arch", "resnet8", "--image-size", "16", "--epochs", "1", "--batch-size", "16", "-q")
 SMALL += ("--limits", "10", "5", "--workers", "0")
@@ -50,9 +53,9 @@ def pets(trained, tmp_path, monkeypatch):
     return tmp_path / "pets"
 
 
-def as_of_010(name: str, **changes) -> runs.Run:
+def as_of_010(name: str, **changes) -> Run:
     """The run as wbcli 0.1.0 wrote it."""
-    run = runs.Run(Path("runs") / name)
+    run = Run(Path("runs") / name)
     (run.path / "images.json.gz").unlink(missing_ok=True)
     record = json.loads((run.path / "config.json").read_text())
     record.pop("original_counts", None)
@@ -76,10 +79,10 @@ def counts(result: dict) -> list[int]:
 
 def test_a_run_records_its_counts_its_limits_and_its_images(pets):
     for name in ("it", "two"):
-        record = runs.Run(Path("runs") / name).record()
+        record = Run(Path("runs") / name).record()
         assert (record["class_counts"], record["original_counts"]) == ([10, 4, 2], [12, 6, 4])
         assert record["limits"] == {"many": 10, "few": 5}
-        images = runs.Run(Path("runs") / name).images()
+        images = Run(Path("runs") / name).images()
         assert images.counts() == [10, 4, 2]
         assert images.val.labels.tolist() == [0, 0, 1, 1, 2, 2]
         held_out = ["ant/8", "ant/9", "bee/4", "bee/5", "cat/2", "cat/3"]
@@ -89,14 +92,14 @@ def test_a_run_records_its_counts_its_limits_and_its_images(pets):
 
 def test_limits_that_are_the_data_sets_own_are_the_same_setting_given_or_not(pets):
     options = {"dataset": "pets", "data_dir": str(pets.parent), "precision": "fp32"}
-    plain = config.resolve_stage1(options)
-    assert config.resolve_stage1(options | {"limits": (100, 20)}) == plain
-    run = runs.Run(Path("runs/new"))
+    plain = resolve_stage1(options)
+    assert resolve_stage1(options | {"limits": (100, 20)}) == plain
+    run = Run(Path("runs/new"))
     run.path.mkdir()
-    for settings in (plain, config.resolve_stage1(options | {"limits": (10, 5)})):
+    for settings in (plain, resolve_stage1(options | {"limits": (10, 5)})):
         run.write_record(settings, {})
         assert run.config() == settings
-        assert run.record()["limits"] == config.resolved_limits(settings)
+        assert run.record()["limits"] == resolved_limits(settings)
 
 
 def test_pictures_that_were_added_change_no_number(wbcli, pets):
@@ -217,7 +220,7 @@ def test_a_run_of_010_whose_data_set_is_the_same(wbcli, pets):
     assert wbcli("eval", "it", "--split", "val").code == 0
     result = wbcli("stage2", "it", "--epochs", "1", "--name", "next")
     assert (result.code, result.err.count(UNCHECKED)) == (0, 1)
-    assert runs.Run(Path("runs/next")).images().counts() == [10, 4, 2]
+    assert Run(Path("runs/next")).images().counts() == [10, 4, 2]
 
 
 def test_a_hold_out_that_was_guessed_stays_a_guess_in_what_follows(wbcli, pets):
@@ -228,7 +231,7 @@ def test_a_hold_out_that_was_guessed_stays_a_guess_in_what_follows(wbcli, pets):
     for command in (("normalize", "it", "--name", "one"), ("stage2", "it", "--epochs", "1")):
         assert wbcli(*command).code == 0
     for name in ("one", "pets-stage2-001"):
-        held_out = runs.Run(Path("runs") / name).images().val.keys.tolist()
+        held_out = Run(Path("runs") / name).images().val.keys.tolist()
         assert held_out[:2] == [b"train/ant/6.jpg", b"train/ant/7.jpg"]
         result = wbcli("eval", name, "--split", "val")
         assert (result.code, result.err.count(UNCHECKED)) == (0, 1)
@@ -244,7 +247,7 @@ def test_a_run_of_010_with_an_imbalance_factor_is_read_by_the_rule_of_then(wbcli
     assert (result.code, result.err) == (0, "")
     assert [row["test_images"] for row in result.json["per_class"]] == [4, 2, 1]
     assert wbcli("stage2", "it", "--epochs", "1", "--name", "next").code == 0
-    assert runs.Run(Path("runs/next")).images().counts() == [4, 2, 1]
+    assert Run(Path("runs/next")).images().counts() == [4, 2, 1]
 
 
 def test_a_run_of_010_whose_folder_got_a_val_is_measured(wbcli, pets):
@@ -325,10 +328,10 @@ def test_a_run_of_010_without_a_hold_out_trains_on_as_before(wbcli, tmp_path):
     result = wbcli("stage2", "it", "--epochs", "1", "--name", "two", "--workers", "0")
     assert result.code == 0
     assert "22 training images then, 40 now, of class 1 6 then and 15 now" in result.err
-    assert runs.Run(Path("runs/two")).class_counts() == [12, 15, 13]
+    assert Run(Path("runs/two")).class_counts() == [12, 15, 13]
     result = wbcli("normalize", "it", "--name", "norm", "--json")
     assert result.json["accuracy"]["many"] is None, "the network was trained on other counts"
-    assert runs.Run(Path("runs/norm")).class_counts() == [12, 6, 4]
+    assert Run(Path("runs/norm")).class_counts() == [12, 6, 4]
 
 
 def test_a_run_that_did_not_record_its_counts_has_none(wbcli, pets):
@@ -439,12 +442,12 @@ def test_a_picture_that_a_list_names_twice_is_no_mistake():
     for split in ("val", "test"):
         Path(f"Places_LT_{split}.txt").write_text("b/0.jpg 1\n")
     given = settings("placeslt")
-    dataset = data.for_run(given)
-    run = runs.Run(Path("runs/it"))
+    dataset = datasets.for_run(given)
+    run = Run(Path("runs/it"))
     run.path.mkdir(parents=True)
     counts = {"class_counts": dataset.class_counts, "original_counts": dataset.original_counts}
     run.write_record(given, counts | {"class_names": dataset.class_names}, dataset.chosen)
-    found = data.for_run(given, run.data_record())
+    found = datasets.for_run(given, run.data_record())
     assert (found.changes, found.class_counts[:2]) == ([], [2, 1])
 
 
@@ -475,29 +478,29 @@ def test_one_picture_that_was_held_out_is_gone(wbcli, pets):
 def test_epoch_lines_show_first_what_the_epoch_is_chosen_by(wbcli):
     short = ("stage1", "digitslt", "--epochs", "1", "--batch-size", "64")
     row = wbcli(*short, "--val-per-class", "2").err.splitlines()[-1]
-    accuracy = runs.newest(Path("runs"), ("stage1",)).metrics()[0]["val_accuracy"]["all"]
+    accuracy = newest(Path("runs"), ("stage1",)).metrics()[0]["val_accuracy"]["all"]
     assert row.index(f"  val {accuracy:.2f}  test all ") > row.index("  train ")
     assert "  val " not in wbcli(*short).err
 
 
-def record_of(dataset: data.Dataset) -> Record:
+def record_of(dataset: datasets.Dataset) -> Record:
     counts = dataset.class_counts, dataset.original_counts
     images = chosen.unpack(chosen.pack(dataset.chosen))
     return Record("it", dataset.class_names, *counts, dataset.limits, images)
 
 
-def settings(dataset: str, **options) -> config.Config:
+def settings(dataset: str, **options) -> Config:
     given = {"dataset": dataset, "data_dir": ".", "precision": "fp32"}
-    return config.resolve_stage1(given | options)
+    return resolve_stage1(given | options)
 
 
 def test_images_in_memory_are_compared_by_a_digest():
     """CIFAR-10 of 20 images a class at a factor of 10: 20 … 2 train, and 2 are held out."""
     write_cifar10(Path(), per_class=20)
     config = settings("cifar10lt", imbalance_factor=10, val_per_class=2)
-    dataset = data.for_run(config)
+    dataset = datasets.for_run(config)
     recorded = record_of(dataset)
-    same = data.for_run(config, recorded)
+    same = datasets.for_run(config, recorded)
     assert (same.changes, same.gone) == ([], {})
     for split in ("train", "val"):
         assert np.array_equal(same.split(split).images, dataset.split(split).images)
@@ -509,7 +512,7 @@ def test_images_in_memory_are_compared_by_a_digest():
     place = dataset.chosen.train.keys[dataset.chosen.train.keys < len(content["labels"])][0]
     content["data"][place, 0] ^= 1
     write_pickle(path, {key.encode(): value for key, value in content.items()})
-    found = data.for_run(config, recorded)
+    found = datasets.for_run(config, recorded)
     line = SINCE.format("it") + "the images that trained it are others now"
     assert (found.changes, list(found.gone)) == ([line], ["train"])
     with pytest.raises(ValueError, match="are others now: put them back"):
@@ -528,18 +531,18 @@ def test_a_changed_label_is_noticed_and_so_is_a_file_that_a_list_names_in_vain()
     write([0, 0, 0, 1, 1, 1, 2, 2, 2])
     Path("Places_LT_val.txt").write_text("train/0/0.jpg 0\n")
     Path("Places_LT_test.txt").write_text("test/0.jpg 0\n")
-    recorded = record_of(data.for_run(settings("placeslt")))
+    recorded = record_of(datasets.for_run(settings("placeslt")))
     assert recorded.images.counts()[:4] == [3, 3, 3, 0]
     write([0, 0, 0, 1, 1, 2, 2, 2, 2])
     os.unlink("train/2/2.jpg")
-    found = data.for_run(settings("placeslt"), recorded)
+    found = datasets.for_run(settings("placeslt"), recorded)
     said = "1 picture that trained it is gone, such as train/2/2.jpg; "
     said += "1 picture that trained it is of another class now, such as train/1/2.jpg"
     assert found.changes == [SINCE.format("it") + said]
     assert (found.class_counts[:3], len(found.test.labels)) == ([3, 3, 3], 1)
     os.unlink("test/0.jpg")
     with pytest.raises(ValueError, match=r"test/0\.jpg is missing"):
-        data.for_run(settings("placeslt"), recorded)
+        datasets.for_run(settings("placeslt"), recorded)
 
 
 def test_images_are_found_by_name_in_the_order_of_the_record():

@@ -9,7 +9,10 @@ import pytest
 import torch
 
 from conftest import write_folder
-from wbcli import data, export, models, predict, runs
+from wbcli.data import datasets
+from wbcli.deploy import export, predict
+from wbcli.models import networks
+from wbcli.runs.run import Run
 
 FLOWERS = {"daisy": 6, "red rose": 2, "tülip": 1}
 FORMATS = ("torch", "safetensors", "onnx")
@@ -83,7 +86,7 @@ def test_a_run_of_the_released_recipe_is_exported_with_its_mirror_images(wbcli, 
     )
     images = LOPSIDED.to(torch.uint8)
     _, logits = getattr(export, f"_read_{form}")(path)
-    network = runs.Run(path.parent).network([str(k) for k in range(10)], "best").eval()
+    network = Run(path.parent).network([str(k) for k in range(10)], "best").eval()
     x = (images / 255 - 0.305) / 0.376
     with torch.no_grad():
         plain, mirrored = network(x), network(x.flip(3))
@@ -109,8 +112,8 @@ def test_onnx_takes_batches_of_any_size(wbcli, trained, tmp_path):
 
     assert wbcli("export", "first", "--output", "here.onnx").code == 0
     session = onnxruntime.InferenceSession("here.onnx")
-    dataset = data.load("digitslt", "data", imbalance_factor=50)
-    run = runs.Run(tmp_path / "runs" / "first")
+    dataset = datasets.load("digitslt", "data", imbalance_factor=50)
+    run = Run(tmp_path / "runs" / "first")
     network = run.network(dataset.class_names).eval()
     for count in (1, 7, 300):
         images = dataset.test.images[:count]
@@ -124,7 +127,7 @@ def test_onnx_takes_batches_of_any_size(wbcli, trained, tmp_path):
 def test_every_kind_of_network_has_a_dynamic_batch(tmp_path, arch, form):
     need(form)
     torch.manual_seed(0)
-    network = models.build(arch, 7, bottleneck=3 if arch == "resnet8" else None)
+    network = networks.build(arch, 7, bottleneck=3 if arch == "resnet8" else None)
     exported = export.Exported(network, [0.5] * 3, [0.25] * 3).eval()
     write, read = (getattr(export, f"_{verb}_{form}") for verb in ("write", "read"))
     write(exported, torch.zeros(2, 3, 32, 32, dtype=torch.uint8), {}, tmp_path / "file")
@@ -135,7 +138,7 @@ def test_every_kind_of_network_has_a_dynamic_batch(tmp_path, arch, form):
 
 
 def test_a_model_that_differs_is_not_written(trained, tmp_path, monkeypatch):
-    model = predict.load(runs.Run(tmp_path / "runs" / "first"))
+    model = predict.load(Run(tmp_path / "runs" / "first"))
     read = export._read_safetensors
 
     def wrong(path):
@@ -144,7 +147,7 @@ def test_a_model_that_differs_is_not_written(trained, tmp_path, monkeypatch):
 
     monkeypatch.setattr(export, "_read_safetensors", wrong)
     path = tmp_path / "wrong.safetensors"
-    images = export.real_images(data.for_run(model.config))
+    images = export.real_images(datasets.for_run(model.config))
     with pytest.raises(ArithmeticError, match=r"differs from the run by 1\.0e-02 of the largest"):
         export.export(model, "first", "safetensors", path, images)
     assert not list(tmp_path.glob("*safetensors*")) and not list(tmp_path.glob(".*partial"))

@@ -12,8 +12,11 @@ import torch
 from PIL import Image
 
 from conftest import write_folder
-from wbcli import data, evaluate, predict, runs
+from wbcli.data import datasets
+from wbcli.deploy import predict
 from wbcli.device import resolve
+from wbcli.evaluate import metrics
+from wbcli.runs.run import Path, Run
 
 FLOWERS = {"daisy": 6, "red rose": 2, "tülip": 1}
 SHORT = ("--epochs", "2", "--batch-size", "64")
@@ -21,7 +24,7 @@ SHORT = ("--epochs", "2", "--batch-size", "64")
 
 @pytest.fixture(scope="module")
 def digits():
-    return data.load("digitslt", "data", imbalance_factor=50)
+    return datasets.load("digitslt", "data", imbalance_factor=50)
 
 
 @pytest.fixture
@@ -50,7 +53,7 @@ def logits_of(run, digits, index):
     network = run.network(digits.class_names).eval()
     images, _ = next(iter(batches_of(digits, "test", resolve("cpu")).evaluate()))
     with torch.no_grad():
-        return evaluate.logits_of(network, images[index], tta=False)
+        return metrics.logits_of(network, images[index], tta=False)
 
 
 def test_scores_are_the_logits_of_the_evaluated_images(wbcli, trained, folder, digits):
@@ -59,7 +62,7 @@ def test_scores_are_the_logits_of_the_evaluated_images(wbcli, trained, folder, d
     assert result.json["temperature"] is None
     assert "these are scores (logits), no probabilities" in result.err
     assert "--val-per-class N" in result.err
-    expected = logits_of(runs.Run(folder.parent / "runs" / "without"), digits, [0, 100, 200, 300])
+    expected = logits_of(Run(folder.parent / "runs" / "without"), digits, [0, 100, 200, 300])
     for image, row in zip(result.json["images"], expected, strict=False):
         assert [found["class"] for found in image["top"]] == row.argsort(descending=True).tolist()
         scores = [found["score"] for found in image["top"]]
@@ -75,8 +78,8 @@ def test_probabilities_have_the_temperature_of_the_validation_images(wbcli, trai
     for image in result["images"]:
         assert sum(found["probability"] for found in image["top"]) == pytest.approx(1)
     logits = logits_of(
-        runs.Run(folder.parent / "runs" / "with_val"),
-        data.for_run(runs.Run(folder.parent / "runs" / "with_val").config()),
+        Run(folder.parent / "runs" / "with_val"),
+        datasets.for_run(Run(folder.parent / "runs" / "with_val").config()),
         [0],
     )
     best = torch.softmax(logits / kept["temperature"], 1).max().item()
@@ -86,7 +89,7 @@ def test_probabilities_have_the_temperature_of_the_validation_images(wbcli, trai
 def test_children_have_a_temperature_of_their_own(wbcli, trained):
     for command in ("stage2", "normalize"):
         assert wbcli(command, "with_val", "--name", f"of_{command}").code == 0
-        kept = json.loads((runs.Path("runs") / f"of_{command}" / "temperature.json").read_text())
+        kept = json.loads((Path("runs") / f"of_{command}" / "temperature.json").read_text())
         measured = wbcli("eval", f"of_{command}", "--json").json
         assert measured["temperature"] == pytest.approx(kept["temperature"], rel=1e-3)
 
@@ -173,10 +176,10 @@ def test_many_pictures_by_processes_give_what_this_process_gives(digits, trained
     for i in range(150):
         paths.append(tmp_path / f"{i}.png")
         Image.fromarray(digits.test.images[i, 0]).save(paths[-1])
-    model = predict.load(runs.Run(tmp_path / "runs" / "without"))
+    model = predict.load(Run(tmp_path / "runs" / "without"))
     cpu = resolve("cpu")
     found = [answer for _, answer in predict.predict(model, paths, cpu, "fp32", 1)]
-    expected = logits_of(runs.Run(tmp_path / "runs" / "without"), digits, np.arange(150))
+    expected = logits_of(Run(tmp_path / "runs" / "without"), digits, np.arange(150))
     assert [answer[0]["class"] for answer in found] == expected.argmax(1).tolist()
 
 

@@ -8,8 +8,15 @@ import torch
 from torch import nn
 
 from conftest import write_folder, write_pictures
-from wbcli import evaluate, models
-from wbcli.data import pictures
+from wbcli.data.pictures import decoding
+from wbcli.evaluate.metrics import (
+    confusion_groups,
+    fit_temperature,
+    group_means,
+    logits_of,
+    measure,
+)
+from wbcli.models import networks
 
 # Five images of three classes (the third has none), probabilities as the table says:
 #   label  p0    p1    p2   prediction  right  confidence → bin of 15 (width 1/15)
@@ -42,7 +49,7 @@ def as_batches(probabilities, sizes=(2, 3)):
 
 @pytest.fixture
 def metrics():
-    return evaluate.measure(Table(), as_batches(PROBABILITIES), 3)
+    return measure(Table(), as_batches(PROBABILITIES), 3)
 
 
 def test_accuracy_by_class(metrics):
@@ -80,11 +87,11 @@ def test_top5_is_the_mean_over_classes():
     """Seven classes: the label is among the best five, and then it is not."""
     logits = torch.tensor([[1.0, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, 5, 6, 7], [7, 6, 5, 4, 3, 2, 1]])
     batch = [(logits[:, :, None, None], torch.tensor([2, 1, 1]))]
-    assert evaluate.measure(Table(), batch, 7)["top5"] == pytest.approx((100 + 50) / 2)
+    assert measure(Table(), batch, 7)["top5"] == pytest.approx((100 + 50) / 2)
 
 
 def test_a_temperature_divides_the_logits(metrics):
-    both = evaluate.measure(Table(), as_batches(PROBABILITIES), 3, temperature=2.0)
+    both = measure(Table(), as_batches(PROBABILITIES), 3, temperature=2.0)
     roots = np.sqrt(PROBABILITIES)
     roots /= roots.sum(1, keepdims=True)
     by_hand = -np.log(roots[np.arange(5), LABELS]).mean()
@@ -102,8 +109,8 @@ def test_a_temperature_divides_the_logits(metrics):
 def test_tta_averages_the_logits_of_image_and_mirror_image():
     images = torch.zeros(1, 2, 1, 2)
     images[0, :, 0, 0], images[0, :, 0, 1] = torch.tensor([3.0, 0.0]), torch.tensor([1.0, 8.0])
-    assert evaluate.logits_of(Table(), images, tta=False).tolist() == [[3, 0]]
-    assert evaluate.logits_of(Table(), images, tta=True).tolist() == [[2, 4]]
+    assert logits_of(Table(), images, tta=False).tolist() == [[3, 0]]
+    assert logits_of(Table(), images, tta=True).tolist() == [[2, 4]]
 
 
 def test_group_means_leave_out_classes_without_test_images_and_empty_groups():
@@ -113,7 +120,7 @@ def test_group_means_leave_out_classes_without_test_images_and_empty_groups():
         "medium": np.array([False, False, True, True]),
         "few": np.array([False] * 4),
     }
-    means = evaluate.group_means(accuracy, groups)
+    means = group_means(accuracy, groups)
     assert means == {"all": 50.0, "many": 70.0, "medium": 10.0, "few": None}
 
 
@@ -123,13 +130,13 @@ def test_the_fitted_temperature_is_the_one_the_logits_were_multiplied_by():
     z = torch.randn(20_000, 4, generator=generator)
     labels = torch.multinomial(z.softmax(1), 1, generator=generator)[:, 0]
     batches = [(4 * z[:, :, None, None], labels)]
-    assert evaluate.fit_temperature(Table(), batches) == pytest.approx(4, rel=0.05)
+    assert fit_temperature(Table(), batches) == pytest.approx(4, rel=0.05)
 
 
 def test_the_temperature_of_tiny_logits_is_tiny():
     z = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])  # ln 3 apart is best
     batches = [(1e-3 * z[:, :, None, None], torch.tensor([0, 0, 1, 1]))]
-    assert evaluate.fit_temperature(Table(), batches) == pytest.approx(1e-3 / math.log(3), rel=1e-3)
+    assert fit_temperature(Table(), batches) == pytest.approx(1e-3 / math.log(3), rel=1e-3)
 
 
 def test_bins_of_confidence_are_counted(metrics):
@@ -143,32 +150,32 @@ def test_bins_of_confidence_are_counted(metrics):
 
 def test_confusion_counts_labels_by_predictions():
     """Predictions are 0, 1, 0 for label 0 and 1, 2 for label 1."""
-    each = evaluate.measure(Table(), as_batches(PROBABILITIES), 3, groups=torch.arange(3))
+    each = measure(Table(), as_batches(PROBABILITIES), 3, groups=torch.arange(3))
     assert each["confusion"].tolist() == [[2, 1, 0], [0, 1, 1], [0, 0, 0]]
-    two = evaluate.measure(Table(), as_batches(PROBABILITIES), 3, groups=torch.tensor([1, 0, 0]))
+    two = measure(Table(), as_batches(PROBABILITIES), 3, groups=torch.tensor([1, 0, 0]))
     assert two["confusion"].tolist() == [[2, 0], [1, 2]]
 
 
 def test_the_places_of_a_confusion_matrix_are_by_training_images():
-    index, names = evaluate.confusion_groups([3, 50, 7], ["a", "b", "c"])
+    index, names = confusion_groups([3, 50, 7], ["a", "b", "c"])
     assert index.tolist() == [2, 0, 1]
     assert names == ["b", "c", "a"]
-    index, names = evaluate.confusion_groups(list(range(1, 1001)), [""] * 1000)
+    index, names = confusion_groups(list(range(1, 1001)), [""] * 1000)
     assert (index[-1], index[0], names[0], names[-1]) == (0, 49, "1000–981", "20–1")
 
 
 def test_a_temperature_needs_no_logits_of_all_images():
     """What is kept are features; the minimum is that of all logits together."""
     torch.manual_seed(0)
-    network = models.build("resnet8", 6, bottleneck=3)
+    network = networks.build("resnet8", 6, bottleneck=3)
     torch.nn.init.normal_(network.classifier.weight, std=9)
     batches = [(torch.randn(20, 3, 8, 8), torch.randint(6, (20,))) for _ in range(4)]
     widest = []
     network.classifier.register_forward_hook(lambda m, x, y: widest.append(len(y)))
     for tta in (False, True):
-        found = evaluate.fit_temperature(network, batches, tta=tta)
+        found = fit_temperature(network, batches, tta=tta)
         with torch.no_grad():
-            logits = torch.cat([evaluate.logits_of(network, x, tta) for x, _ in batches]).double()
+            logits = torch.cat([logits_of(network, x, tta) for x, _ in batches]).double()
         labels = torch.cat([labels for _, labels in batches])
 
         def nll(temperature, logits=logits, labels=labels):
@@ -182,8 +189,8 @@ def test_numbers_with_and_without_a_temperature_decode_each_picture_once(wbcli, 
     write_folder("mine", {"a": 3, "b": 2}, val=2)
     size = ("--image-size", 16, "--arch", "resnet8", "--epochs", 1, "--name", "first")
     assert wbcli("stage1", "mine", *size).code == 0
-    read, decoded = pictures.read_bytes, []
-    monkeypatch.setattr(pictures, "read_bytes", lambda path: decoded.append(path) or read(path))
+    read, decoded = decoding.read_bytes, []
+    monkeypatch.setattr(decoding, "read_bytes", lambda path: decoded.append(path) or read(path))
     result = wbcli("eval", "first", "--json").json
     assert result["nll_with_temperature"] != result["nll"]
     of_test = [path.name for path in decoded if "test" in path.parts]

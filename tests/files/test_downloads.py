@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from conftest import write_cifar10, write_cifar100
-from test_readers import idx
-from wbcli import data
-from wbcli.data import cifar, fashion, files, longtail, sources
+from files.test_readers import idx
+from wbcli.data import datasets, longtail, sources
+from wbcli.data.sets import cifar, fashion
+from wbcli.files import downloads
 
 URL = "https://example.org/set.tar.gz"
 
@@ -46,19 +47,19 @@ def sha256(content: bytes) -> str:
 
 def test_a_download_appears_once_its_checksum_is_right(monkeypatch, tmp_path):
     serve(monkeypatch, b"published")
-    files.download(URL, tmp_path / "new" / "set", sha256(b"published"))
+    downloads.download(URL, tmp_path / "new" / "set", sha256(b"published"))
     assert (tmp_path / "new" / "set").read_bytes() == b"published"
 
 
 def test_other_bytes_than_the_published_are_thrown_away(monkeypatch, tmp_path):
     serve(monkeypatch, b"something else")
     with pytest.raises(ValueError, match="is not the published file: expected SHA-256"):
-        files.download(URL, tmp_path / "set", sha256(b"published"))
+        downloads.download(URL, tmp_path / "set", sha256(b"published"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_redirect_away_from_https_is_refused():
-    handler, request = files._HttpsOnly(), urllib.request.Request(URL)
+    handler, request = downloads._HttpsOnly(), urllib.request.Request(URL)
     with pytest.raises(urllib.error.URLError, match="refused a redirect away from https"):
         handler.redirect_request(request, None, 302, "Found", {}, "http://example.org/set")
     followed = handler.redirect_request(request, None, 302, "Found", {}, "https://example.org/b")
@@ -79,7 +80,7 @@ def test_without_a_network_the_error_names_files_place_and_alternatives(
     serve(monkeypatch, urllib.error.URLError("no network"))
     monkeypatch.setattr(fashion, "PACKAGE", tmp_path / "not installed")
     with pytest.raises(FileNotFoundError) as error:
-        data.load(name, "here", imbalance_factor=10)
+        datasets.load(name, "here", imbalance_factor=10)
     for part in (name, "no network", file, " in here/", "--data-dir", "digitslt (in wbcli)"):
         assert part in str(error.value)
 
@@ -122,7 +123,7 @@ def test_an_archive_without_the_batches_is_refused(tmp_path):
     with pytest.raises(
         ValueError, match="it holds no regular file cifar-100-python/train; delete it and fetch"
     ):
-        files.extract(path, "cifar-100-python", ["train"], tmp_path)
+        downloads.extract(path, "cifar-100-python", ["train"], tmp_path)
 
 
 def packed(tmp_path: Path, *entries: tuple[tarfile.TarInfo, bytes]) -> Path:
@@ -148,7 +149,7 @@ def test_only_regular_members_are_unpacked(tmp_path, kind, target):
     other = (member(name="set/other"), b"secret")
     path = packed(tmp_path, other, (member(kind, linkname=target), b""))
     with pytest.raises(ValueError, match="it holds no regular file set/train; delete it"):
-        files.extract(path, "set", ["train"], tmp_path)
+        downloads.extract(path, "set", ["train"], tmp_path)
     assert list((tmp_path / "set").iterdir()) == []
 
 
@@ -156,7 +157,7 @@ def test_members_outside_the_folder_are_never_looked_at(tmp_path):
     path = packed(
         tmp_path, (member(name="../evil"), b"x"), (member(name="/evil"), b"x"), (member(), b"good")
     )
-    files.extract(path, "set", ["train"], tmp_path)
+    downloads.extract(path, "set", ["train"], tmp_path)
     assert [p.name for p in (tmp_path / "set").iterdir()] == ["train"]
     assert (tmp_path / "set" / "train").read_bytes() == b"good"
     assert not (tmp_path.parent / "evil").exists()
@@ -168,7 +169,7 @@ def test_a_torn_archive_is_refused_and_leaves_nothing(tmp_path, part):
     path = packed(tmp_path, (member(), noise))
     path.write_bytes(path.read_bytes()[:part])
     with pytest.raises(ValueError, match=r"set.tar.gz: .*; delete it and fetch it again"):
-        files.extract(path, "set", ["train", "test"], tmp_path)
+        downloads.extract(path, "set", ["train", "test"], tmp_path)
     assert [p.name for p in (tmp_path / "set").iterdir()] == (["train"] if part == -1 else [])
 
 
@@ -182,11 +183,11 @@ def test_a_torn_archive_is_refused_and_leaves_nothing(tmp_path, part):
     ids=["bomb", "bomb before it", "name"],
 )
 def test_an_archive_that_grows_too_large_is_refused(monkeypatch, tmp_path, entries, message):
-    monkeypatch.setattr(files, "MAX_UNPACKED_BYTES", 2_000_000)
+    monkeypatch.setattr(downloads, "MAX_UNPACKED_BYTES", 2_000_000)
     path = packed(tmp_path, *entries, (member(name="set/test"), b""))
     assert path.stat().st_size < 10_000
     with pytest.raises(ValueError, match=message):
-        files.extract(path, "set", ["train", "test"], tmp_path)
+        downloads.extract(path, "set", ["train", "test"], tmp_path)
     assert list((tmp_path / "set").iterdir()) == []
 
 
@@ -196,34 +197,34 @@ def test_what_killed_processes_left_is_removed_once_it_is_old(monkeypatch, tmp_p
         path.write_bytes(b"half")
     os.utime(old, (0, 0))
     serve(monkeypatch, b"published")
-    files.download(URL, tmp_path / "set", sha256(b"published"))
+    downloads.download(URL, tmp_path / "set", sha256(b"published"))
     assert sorted(tmp_path.iterdir()) == [young, tmp_path / "set"]
 
 
 def test_a_download_without_end_is_aborted(monkeypatch, tmp_path):
     serve(monkeypatch, b"x" * 1001)
-    monkeypatch.setattr(files, "MAX_DOWNLOAD_BYTES", 1000)
+    monkeypatch.setattr(downloads, "MAX_DOWNLOAD_BYTES", 1000)
     with pytest.raises(ValueError, match="expected at most 1,000 bytes, more come"):
-        files.download(URL, tmp_path / "set", sha256(b"x" * 1001))
+        downloads.download(URL, tmp_path / "set", sha256(b"x" * 1001))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_connection_that_ends_early_is_an_error(monkeypatch, tmp_path):
     serve(monkeypatch, b"half", {"Content-Length": "8"})
     with pytest.raises(ConnectionError, match=f"{URL}: the connection ended after 4 of 8 bytes"):
-        files.download(URL, tmp_path / "set", sha256(b"half"))
+        downloads.download(URL, tmp_path / "set", sha256(b"half"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_answer_that_is_no_http_is_an_error_of_the_network(monkeypatch, tmp_path):
     serve(monkeypatch, http.client.IncompleteRead(b"half", 4))
     with pytest.raises(ConnectionError, match=r"the answer is damaged \(IncompleteRead"):
-        files.download(URL, tmp_path / "set", sha256(b"half"))
+        downloads.download(URL, tmp_path / "set", sha256(b"half"))
 
 
 def test_a_folder_that_is_not_the_official_one_is_used_with_one_note(tmp_path):
     write_cifar10(tmp_path, 4)
-    dataset = data.load("cifar10lt", tmp_path, imbalance_factor=2)
+    dataset = datasets.load("cifar10lt", tmp_path, imbalance_factor=2)
     assert len(dataset.notes) == 1
     assert "is not the official data set (data_batch_1, " in dataset.notes[0]
     assert dataset.class_names == [str(k) for k in range(10)], "there is no batches.meta"
@@ -231,7 +232,7 @@ def test_a_folder_that_is_not_the_official_one_is_used_with_one_note(tmp_path):
 
 def test_class_names_come_from_the_meta_file(tmp_path):
     write_cifar100(tmp_path, 1)
-    dataset = data.load("cifar100lt", tmp_path, imbalance_factor=1)
+    dataset = datasets.load("cifar100lt", tmp_path, imbalance_factor=1)
     assert dataset.class_names[7] == "thing 7"
 
 
@@ -253,7 +254,7 @@ def write_fashion(folder: Path, suffix: str = "") -> None:
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_fashion_mnist_is_read_from_the_data_folder(tmp_path, suffix):
     write_fashion(tmp_path / "here", suffix)
-    dataset = data.load("fashionmnistlt", tmp_path / "here", imbalance_factor=3)
+    dataset = datasets.load("fashionmnistlt", tmp_path / "here", imbalance_factor=3)
     assert dataset.class_counts == longtail.class_counts([3] * 10, 3, "exp")
     assert (dataset.train.images[:, 0, 5, 5] == dataset.train.labels).all()
 
@@ -268,7 +269,7 @@ def test_fashion_mnist_is_read_from_the_package(monkeypatch, tmp_path):
     not fashion.PACKAGE.is_dir(), reason="the package dataset-fashion-mnist is not installed"
 )
 def test_the_real_fashion_mnist(tmp_path):
-    dataset = data.load("fashionmnistlt", tmp_path, imbalance_factor=100)
+    dataset = datasets.load("fashionmnistlt", tmp_path, imbalance_factor=100)
     assert dataset.train.images.shape == (14_886, 1, 28, 28)
     assert np.bincount(dataset.test.labels).tolist() == [1000] * 10
     assert dataset.train.images.mean() / 255 == pytest.approx(0.286, abs=0.08)

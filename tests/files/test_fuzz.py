@@ -27,9 +27,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from conftest import encoded, photo, stamped_images
-from test_readers import idx
-from wbcli import config, metrics, runs, weights
-from wbcli.data import cifar, lists, pickles, pictures, readers
+from files.test_readers import idx
+from wbcli.config.settings import Config, resolve_stage1
+from wbcli.data.pictures import decoding
+from wbcli.data.sets import cifar, lists
+from wbcli.files import pickles, readers, weights
+from wbcli.runs import metrics
+from wbcli.runs.run import Run, all_runs
 
 INPUTS = os.environ.get("WBCLI_FUZZ")
 MEMORY = 64 << 20  # bytes beyond what the file declares
@@ -162,7 +166,7 @@ def test_damaged_gzip_streams(content):
     assert array is None or array.tobytes() in (bytes(range(24)), b"\0")
 
 
-SETTINGS = config.resolve_stage1({"dataset": "digitslt", "data_dir": "data"})
+SETTINGS = resolve_stage1({"dataset": "digitslt", "data_dir": "data"})
 STATE = {
     "settings": dataclasses.asdict(SETTINGS),
     "epoch": 2,
@@ -208,10 +212,10 @@ PLAIN_IMAGES = [
 IMAGES = [gzip.compress(content, mtime=0) for content in PLAIN_IMAGES]
 
 
-def run_with(name: str, content: bytes) -> runs.Run:
+def run_with(name: str, content: bytes) -> Run:
     Path("runs/it").mkdir(parents=True, exist_ok=True)
     (Path("runs/it") / name).write_bytes(content)
-    return runs.Run(Path("runs/it"))
+    return Run(Path("runs/it"))
 
 
 @fuzz
@@ -237,11 +241,11 @@ def test_safetensors(content):
 def test_damaged_records(content):
     run = run_with("config.json", content)
     found = watched(run.config)
-    assert found is None or isinstance(found, config.Config)
+    assert found is None or isinstance(found, Config)
     watched(run.data_record)
     for read, kind in ((run.class_names, str), (run.class_counts, int)):
         assert all(type(value) is kind for value in watched(read) or [])
-    assert watched(lambda: runs.all_runs(Path("runs"))) == ([] if found is None else [run])
+    assert watched(lambda: all_runs(Path("runs"))) == ([] if found is None else [run])
 
 
 JSON = st.recursive(
@@ -256,7 +260,7 @@ JSON = st.recursive(
 def test_records_that_were_edited(changes):
     run = run_with("config.json", json.dumps(CONFIG | changes).encode())
     if (found := watched(run.config)) is not None:
-        assert isinstance(found, config.Config)
+        assert isinstance(found, Config)
 
 
 @fuzz
@@ -310,8 +314,8 @@ def test_random_programs_for_the_pickle_machine(program):
 @given(content=damaged(PICTURES))
 def test_pictures(content):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pictures, "max_pixels", 1_000_000)  # what is declared and allowed is small
-        found = watched(lambda: pictures.decode(content, (8, 8), pictures.eval_crop))
+        patch.setattr(decoding, "max_pixels", 1_000_000)  # what is declared and allowed is small
+        found = watched(lambda: decoding.decode(content, (8, 8), decoding.eval_crop))
     assert found is None or (found.shape == (8, 8, 3) and found.dtype == np.uint8)
 
 
@@ -327,7 +331,7 @@ def test_what_is_not_damaged_is_read():
             "names": BATCH["names"],
         }
     for content in filter(None, PICTURES):
-        assert pictures.decode(content, (8, 8), pictures.eval_crop).shape == (8, 8, 3)
+        assert decoding.decode(content, (8, 8), decoding.eval_crop).shape == (8, 8, 3)
     Path("list").write_bytes(LISTS[0])
     assert len(lists.read_list(Path("list"), K, Path()).labels) == 3 * K
     Path("json").write_bytes(ANNOTATIONS[0])

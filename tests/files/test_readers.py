@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from conftest import stamped_images, stamps, write_pickle
-from wbcli.data import digits, readers
+from wbcli.data.sets import digits
+from wbcli.files import readers
 
 
 def idx(array: np.ndarray) -> bytes:

@@ -10,14 +10,14 @@ python3 -m wbcli doctor | tee -a "$OUT/machine.txt"
 pytest=(python3 -m pytest -p no:cacheprovider)
 parallel=()
 python3 -c "import xdist" 2> /dev/null && parallel=(-n 8)
-timeout 240 "${pytest[@]}" "${parallel[@]}" "$root"/tests/test_{gpu,kernels,ops,optim,graph}.py \
+timeout 240 "${pytest[@]}" "${parallel[@]}" "$root"/tests/{balance/test_{gpu,kernels,ops,optim},training/test_graph}.py \
     2>&1 | tee "$OUT/tests.log" | tail -n 15
 status=$?
 
 export PYTORCH_NO_CUDA_MEMORY_CACHING=1 # otherwise the sanitizer does not see where a tensor ends
 for tool in memcheck racecheck initcheck synccheck; do
     timeout 75 compute-sanitizer --tool "$tool" --error-exitcode 9 --kernel-regex kns=wbcli \
-        "${pytest[@]}" "$root/tests/test_gpu.py" -k every_kernel > "$OUT/$tool.log" 2>&1
+        "${pytest[@]}" "$root/tests/balance/test_gpu.py" -k every_kernel > "$OUT/$tool.log" 2>&1
     code=$?
     echo "$tool: exit $code, $(grep 'ERROR SUMMARY' "$OUT/$tool.log" || tail -n 1 "$OUT/$tool.log")"
     [ "$code" = 0 ] || status=$code

@@ -17,5 +17,5 @@ bench train train --data digitslt --arch resnet34 --steps 4 --rounds 5
 
 sections=(--section SpeedOfLight --section Occupancy --section MemoryWorkloadAnalysis)
 timeout 90 ncu --clock-control none -k regex:'rows_|norms_' -c 24 "${sections[@]}" \
-    python3 -m pytest -p no:cacheprovider "$root/tests/test_gpu.py" -k every_kernel > "$OUT/ncu.txt" 2>&1 ||
+    python3 -m pytest -p no:cacheprovider "$root/tests/balance/test_gpu.py" -k every_kernel > "$OUT/ncu.txt" 2>&1 ||
     echo "ncu: exit $?"

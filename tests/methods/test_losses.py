@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from wbcli.losses import LOSSES, class_balanced_weights
+from wbcli.methods.losses import LOSSES, class_balanced_weights
 
 # Two images, two classes. Softmax: (0.8, 0.2) and (0.25, 0.75); labels 0 and 0.
 LOGITS = torch.tensor([[math.log(4), 0.0], [0.0, math.log(3)]])

@@ -14,7 +14,8 @@ import torch
 import torchvision
 from torch import nn
 
-from wbcli import models, weights
+from wbcli.files import weights
+from wbcli.models import networks
 
 COUNTS = {  # (network, classes): parameters, from the method's sources
     ("resnet34", 100): 21_328_292,
@@ -26,13 +27,13 @@ COUNTS = {  # (network, classes): parameters, from the method's sources
 
 @pytest.mark.parametrize(("arch", "num_classes"), COUNTS)
 def test_parameter_counts(arch, num_classes):
-    network = models.build(arch, num_classes)
-    assert models.num_parameters(network) == COUNTS[arch, num_classes]
+    network = networks.build(arch, num_classes)
+    assert networks.num_parameters(network) == COUNTS[arch, num_classes]
 
 
 def test_logits_do_not_tie_in_bf16():
     """100 and 100.25 are one number in bf16, whose steps are 0.5 there."""
-    network = models.Network(nn.Identity(), 2, 2)
+    network = networks.Network(nn.Identity(), 2, 2)
     with torch.no_grad():
         network.classifier.weight.copy_(torch.tensor([[100.0, 0.0], [100.0, 0.25]]))
         network.classifier.bias.zero_()
@@ -45,7 +46,7 @@ def test_logits_do_not_tie_in_bf16():
 
 
 def test_the_classifier_learns_in_float32_within_autocast():
-    network = models.Network(nn.Linear(3, 4), 4, 2)
+    network = networks.Network(nn.Linear(3, 4), 4, 2)
     with torch.autocast("cpu", torch.bfloat16):
         features = network.backbone(torch.randn(5, 3))
         loss = network.classifier(features).sum()
@@ -67,7 +68,7 @@ def test_the_classifier_learns_in_float32_within_autocast():
     ],
 )
 def test_features_and_logits(arch, image, features):
-    network = models.build(arch, 7, image[0]).eval()
+    network = networks.build(arch, 7, image[0]).eval()
     images = torch.randn(2, *image)
     maps = network.backbone(images)
     assert maps.shape == (2, features)
@@ -76,7 +77,7 @@ def test_features_and_logits(arch, image, features):
 
 
 def test_shortcuts_without_parameters_subsample_and_pad_with_zeros():
-    block = models._Block(2, 4, stride=2).eval()
+    block = networks._Block(2, 4, stride=2).eval()
     with torch.no_grad():
         block.conv2.weight.zero_()  # the residual branch is silent: the shortcut is all there is
     images = torch.rand(1, 2, 4, 4)
@@ -86,7 +87,7 @@ def test_shortcuts_without_parameters_subsample_and_pad_with_zeros():
 
 
 def test_a_bottleneck_stands_between_features_and_classifier():
-    network = models.build("resnet8", 10, 1, bottleneck=2)
+    network = networks.build("resnet8", 10, 1, bottleneck=2)
     assert network.classifier.weight.shape == (10, 2)
     assert network.backbone(torch.randn(3, 1, 8, 8)).shape == (3, 2)
 
@@ -94,7 +95,7 @@ def test_a_bottleneck_stands_between_features_and_classifier():
 def test_seeds_decide_the_initial_weights():
     def weights(seed):
         torch.manual_seed(seed)
-        return models.build("resnet8", 10, 1).state_dict()
+        return networks.build("resnet8", 10, 1).state_dict()
 
     first, again, other = weights(0), weights(0), weights(1)
     assert all(torch.equal(first[key], again[key]) for key in first)
@@ -105,8 +106,8 @@ def test_released_init_is_the_default_of_a_convolution():
     """nn.Conv2d's default is uniform in ±1/√fan_in = ±1/√27; He's normal has a longer tail."""
     bound = 27**-0.5
     torch.manual_seed(0)
-    released = models.build("resnet34", 100, init="conv-default").backbone.conv1.weight
-    ours = models.build("resnet34", 100).backbone.conv1.weight
+    released = networks.build("resnet34", 100, init="conv-default").backbone.conv1.weight
+    ours = networks.build("resnet34", 100).backbone.conv1.weight
     assert released.abs().max() <= bound
     assert ours.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.1)
 
@@ -128,10 +129,10 @@ def test_released_init_is_the_default_of_a_convolution():
     ],
 )
 def test_last_layers_are_counted_from_the_output_with_their_batch_norms(count, trained):
-    network = models.build("resnet20", 10, 1)
-    layers = models.last_layers(network, count)
+    network = networks.build("resnet20", 10, 1)
+    layers = networks.last_layers(network, count)
     assert len(layers) == count
-    parameters = models.freeze_all_but(network, layers)
+    parameters = networks.freeze_all_but(network, layers)
     names = {name.rsplit(".", 1)[0] for name, p in network.named_parameters() if p.requires_grad}
     assert names == set(trained)
     assert {id(p) for p in parameters} == {id(p) for p in network.parameters() if p.requires_grad}
@@ -139,9 +140,9 @@ def test_last_layers_are_counted_from_the_output_with_their_batch_norms(count, t
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_only_frozen_batch_norms_obey_the_mode(mode):
-    network = models.build("resnet20", 10, 1)
-    models.freeze_all_but(network, models.last_layers(network, 2))
-    models.set_training_mode(network, mode)
+    network = networks.build("resnet20", 10, 1)
+    networks.freeze_all_but(network, networks.last_layers(network, 2))
+    networks.set_training_mode(network, mode)
     training = {n: m.training for n, m in network.named_modules() if isinstance(m, nn.BatchNorm2d)}
     assert training.pop("backbone.blocks.8.bn2") is True
     assert set(training.values()) == {mode == "train"}
@@ -149,28 +150,28 @@ def test_only_frozen_batch_norms_obey_the_mode(mode):
 
 def test_an_unknown_network_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="choose one of resnet8, resnet20"):
-        models.build("vgg", 10)
+        networks.build("vgg", 10)
 
 
 def test_init_takes_weights_of_ours_and_of_torchvision(tmp_path):
-    source = models.build("resnet50", 5)
+    source = networks.build("resnet50", 5)
     ours, theirs = tmp_path / "ours.pt", tmp_path / "theirs.pth"
     torch.save({"model": source.state_dict()}, ours)
     plain = {k.removeprefix("backbone."): v for k, v in source.state_dict().items()}
     plain = {k.replace("classifier.", "fc."): v for k, v in plain.items()}
     torch.save({"state_dict": {f"module.{k}": v for k, v in plain.items()}}, theirs)
     for path in (ours, theirs):
-        network = models.build("resnet50", 5)
-        models.load_init(network, path)
+        network = networks.build("resnet50", 5)
+        networks.load_init(network, path)
         assert all(torch.equal(v, network.state_dict()[k]) for k, v in source.state_dict().items())
-    other = models.build("resnet50", 7)
+    other = networks.build("resnet50", 7)
     fresh = other.classifier.weight.clone()
-    models.load_init(other, ours)
+    networks.load_init(other, ours)
     assert torch.equal(other.classifier.weight, fresh), "of another width: it starts afresh"
     assert torch.equal(other.backbone.conv1.weight, source.backbone.conv1.weight)
 
 
-def plain(network: models.Network, head: str = "fc.") -> dict:
+def plain(network: networks.Network, head: str = "fc.") -> dict:
     """Its weights under torchvision's names."""
     weights = {k.removeprefix("backbone."): v for k, v in network.state_dict().items()}
     return {k.replace("classifier.", head): v for k, v in weights.items()}
@@ -180,7 +181,7 @@ def with_prefix(prefix: str, weights: dict) -> dict:
     return {prefix + key: value for key, value in weights.items()}
 
 
-def split_names(prefix: str, head: str, network: models.Network) -> dict:
+def split_names(prefix: str, head: str, network: networks.Network) -> dict:
     """The backbone under the prefix, the classifier beside it under a name of its own."""
     weights = plain(network, "fc.").items()
     return {head + k[3:] if k.startswith("fc.") else prefix + k: v for k, v in weights}
@@ -203,11 +204,11 @@ NAMINGS = {  # who writes names like these
 @pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
 @pytest.mark.parametrize("naming", NAMINGS)
 def test_init_takes_weights_under_a_common_prefix(tmp_path, naming, wrapper):
-    source, path = models.build("resnet8", 5), tmp_path / "a.ckpt"
+    source, path = networks.build("resnet8", 5), tmp_path / "a.ckpt"
     named = NAMINGS[naming](source)
     torch.save({wrapper: named, "epoch": 3} if wrapper else named, path)
-    network = models.build("resnet8", 5)
-    models.load_init(network, path)
+    network = networks.build("resnet8", 5)
+    networks.load_init(network, path)
     for key, value in source.state_dict().items():
         assert torch.equal(network.state_dict()[key], value), key
 
@@ -215,11 +216,11 @@ def test_init_takes_weights_under_a_common_prefix(tmp_path, naming, wrapper):
 @pytest.mark.parametrize("prefix", ["", "module.", "backbone.", "model.backbone."])
 @pytest.mark.parametrize("bottleneck", [None, 2])
 def test_init_takes_a_backbone_alone_under_any_prefix(tmp_path, prefix, bottleneck):
-    source = models.build("resnet8", 5, bottleneck=bottleneck)
+    source = networks.build("resnet8", 5, bottleneck=bottleneck)
     torch.save(with_prefix(prefix, source.backbone.state_dict()), tmp_path / "a.pt")
-    network = models.build("resnet8", 5, bottleneck=bottleneck)
+    network = networks.build("resnet8", 5, bottleneck=bottleneck)
     fresh = network.classifier.weight.clone()
-    models.load_init(network, tmp_path / "a.pt")
+    networks.load_init(network, tmp_path / "a.pt")
     assert torch.equal(network.classifier.weight, fresh)
     for key, value in source.backbone.state_dict().items():
         assert torch.equal(network.backbone.state_dict()[key], value), key
@@ -228,15 +229,15 @@ def test_init_takes_a_backbone_alone_under_any_prefix(tmp_path, prefix, bottlene
 @pytest.mark.parametrize("naming", NAMINGS)
 def test_init_leaves_out_what_stands_beside_the_network(tmp_path, naming):
     """As the weights of a loss in a checkpoint of Lightning."""
-    source, network = models.build("resnet8", 5), models.build("resnet8", 5)
+    source, network = networks.build("resnet8", 5), networks.build("resnet8", 5)
     beside = {"criterion.weight": torch.ones(5), "criterion.epoch": torch.ones(())}
     torch.save({"state_dict": NAMINGS[naming](source) | beside}, tmp_path / "a.ckpt")
-    assert models.load_init(network, tmp_path / "a.ckpt") == list(beside)
+    assert networks.load_init(network, tmp_path / "a.ckpt") == list(beside)
     assert all(torch.equal(v, network.state_dict()[k]) for k, v in source.state_dict().items())
 
 
 def test_init_does_not_choose_between_two_networks(tmp_path):
-    source = models.build("resnet8", 5)
+    source = networks.build("resnet8", 5)
     two = with_prefix("model.", plain(source)) | with_prefix("ema.", plain(source))
     torch.save(two, tmp_path / "a.pt")
     assert refusal(tmp_path / "a.pt") == (
@@ -246,7 +247,7 @@ def test_init_does_not_choose_between_two_networks(tmp_path):
 
 
 def test_init_guesses_nothing_beyond_a_prefix(tmp_path):
-    source = models.build("resnet8", 5)
+    source = networks.build("resnet8", 5)
     both = plain(source) | {"classifier.weight": torch.ones(5, 64)}
     torch.save(both, tmp_path / "b.pt")
     assert "backbone.fc.weight has no place (and 1 more)" in refusal(tmp_path / "b.pt")
@@ -258,7 +259,7 @@ def test_init_says_that_small_resnets_of_imagenet_fit_no_arch_yet(tmp_path, name
     theirs = getattr(torchvision.models, name)(num_classes=3).state_dict()
     torch.save(with_prefix(prefix, theirs), tmp_path / "a.pth")
     for arch in ("resnet34", "resnet50", "resnet8"):
-        assert refusal(tmp_path / "a.pth", models.build(arch, 3)) == (
+        assert refusal(tmp_path / "a.pth", networks.build(arch, 3)) == (
             f"its weights are of torchvision's {name}, which fits no --arch yet (our resnet34 has "
             "a 3×3 first convolution, this one a 7×7); of torchvision's networks there are "
             "resnet50 and resnext50"
@@ -268,7 +269,7 @@ def test_init_says_that_small_resnets_of_imagenet_fit_no_arch_yet(tmp_path, name
 def refusal(path, network=None):
     """What `load_init` says of a file, after its name."""
     with pytest.raises(ValueError) as caught:
-        models.load_init(network or models.build("resnet8", 5), path)
+        networks.load_init(network or networks.build("resnet8", 5), path)
     start = f"--init {path}: "
     assert str(caught.value).startswith(start)
     return str(caught.value).removeprefix(start)
@@ -356,7 +357,7 @@ class Rebuilt:
 @pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
 @pytest.mark.parametrize("new", [True, False])
 def test_init_takes_what_trainings_of_others_save(tmp_path, new):
-    network = models.build("resnet8", 5)
+    network = networks.build("resnet8", 5)
     own = {key: value.clone() for key, value in network.state_dict().items()}
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 6])
@@ -370,21 +371,21 @@ def test_init_takes_what_trainings_of_others_save(tmp_path, new):
         "best": {None: 1, 0.5: 2, True: b"x"},
     }
     torch.save(content, tmp_path / "a.pth.tar", _use_new_zipfile_serialization=new)
-    fresh = models.build("resnet8", 5)
-    models.load_init(fresh, tmp_path / "a.pth.tar")
+    fresh = networks.build("resnet8", 5)
+    networks.load_init(fresh, tmp_path / "a.pth.tar")
     assert all(torch.equal(value, own[key]) for key, value in fresh.state_dict().items())
 
 
 @pytest.mark.parametrize("new", [True, False])
 def test_init_of_a_protocol_that_pytorch_cannot_check(tmp_path, new):
-    path, state = tmp_path / "a.pt", models.build("resnet8", 5).state_dict()
+    path, state = tmp_path / "a.pt", networks.build("resnet8", 5).state_dict()
     torch.save(state, path, pickle_protocol=4, _use_new_zipfile_serialization=new)
     assert "it was saved with pickle protocol 4, which PyTorch cannot check" in refusal(path)
 
 
 def test_init_says_what_does_not_fit_and_what_to_do(tmp_path):
     path, advice = tmp_path / "a.pt", "; name theirs with --arch (and --bottleneck)"
-    state = models.build("resnet8", 5).state_dict()
+    state = networks.build("resnet8", 5).state_dict()
     first = "backbone.conv1.weight"
     del state["backbone.bn1.bias"]
     state |= {"backbone.more": torch.zeros(1), first: torch.zeros(2, 3, 1, 1)}
@@ -408,12 +409,12 @@ def test_init_says_what_does_not_fit_and_what_to_do(tmp_path):
 
 def test_init_takes_old_files_and_half_precision(tmp_path):
     """Files of torch before 1.6 are no zip archives; before 0.4 batch norms did not count."""
-    source = models.build("resnet8", 5)
+    source = networks.build("resnet8", 5)
     state = {k: v for k, v in source.state_dict().items() if "num_batches" not in k}
     state["classifier.bias"] = state["classifier.bias"].bfloat16()
     torch.save(state, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
-    network = models.build("resnet8", 5)
-    models.load_init(network, tmp_path / "old.pt")
+    network = networks.build("resnet8", 5)
+    networks.load_init(network, tmp_path / "old.pt")
     assert torch.equal(network.backbone.conv1.weight, source.backbone.conv1.weight)
     assert torch.equal(network.classifier.bias, source.classifier.bias.bfloat16().float())
 
@@ -459,7 +460,7 @@ def test_damaged_weights_are_refused_or_read_whatever_byte_it_is(tmp_path, kind)
         torch.save(state, buffer, _use_new_zipfile_serialization=kind == "zip")
     whole = buffer.getvalue()
     path = tmp_path / ("a.safetensors" if kind == "safetensors" else "a.pt")
-    network = models.build("resnet8", 5)
+    network = networks.build("resnet8", 5)
     generator = np.random.default_rng(0)
     for place in generator.integers(0, len(whole), 150):
         changed = bytearray(whole)

@@ -7,7 +7,7 @@ pytest.importorskip("matplotlib")
 
 import matplotlib
 
-from wbcli import canvas, figures
+from wbcli.report import canvas, figures
 
 COUNTS = [5, 100, 20]  # by training images: classes 1, 2, 0
 PALETTE_CONTRAST = 3.0  # WCAG 2.1, 1.4.11

@@ -14,8 +14,12 @@ pytest.importorskip("matplotlib")
 
 import torch
 
-from test_figures import large, model
-from wbcli import cli, evaluate, figures, page, report, runs, storage
+from report.test_figures import large, model
+from wbcli import cli
+from wbcli.evaluate import metrics
+from wbcli.files import storage
+from wbcli.report import figures, page, report
+from wbcli.runs.run import Run
 
 SHORT = ("--epochs", "2", "--batch-size", "64")
 ALONE = {
@@ -141,7 +145,7 @@ def test_the_figures_show_result_json(wbcli, runs_dir, monkeypatch):
     drawn = {}
     monkeypatch.setattr(figures, "save", lambda figure, folder, name: drawn.update({name: figure}))
     monkeypatch.setattr(report, "_write", lambda chosen, models, drawings, folder: drawings)
-    run = runs.Run(runs_dir / "second")
+    run = Run(runs_dir / "second")
     drawings = report.write([run], torch.device("cpu"), Path("here"), precision="fp32")
     axes = {drawing.name: drawing.figure.axes[0] for drawing in drawings}
     result = json.loads((run.path / "result.json").read_text())["test"]
@@ -167,7 +171,7 @@ def test_a_normalised_run_shows_the_epochs_of_its_parent(wbcli, runs_dir):
 
 
 def test_decay_curves_take_the_runs_that_differ_in_wd_alone(runs_dir):
-    naive, wd = runs.Run(runs_dir / "naive"), runs.Run(runs_dir / "wd")
+    naive, wd = Run(runs_dir / "naive"), Run(runs_dir / "wd")
     accuracies = [run.metrics()[-1]["accuracy"]["all"] for run in (naive, wd)]
     expected = [("as wd", [(0.0, accuracies[0]), (5e-3, accuracies[1])])]
     assert report.decay_curves([wd, naive]) == (expected, "test")
@@ -177,7 +181,7 @@ def test_decay_curves_take_the_runs_that_differ_in_wd_alone(runs_dir):
 
 
 def test_decay_curves_take_runs_that_were_measured_more_or_less_often(runs_dir):
-    naive = runs.Run(runs_dir / "naive")
+    naive = Run(runs_dir / "naive")
     curves, _ = report.decay_curves([naive])
     storage.write_json(naive.path / "config.json", naive.record() | {"eval_every": 7})
     again, _ = report.decay_curves([naive])
@@ -186,11 +190,11 @@ def test_decay_curves_take_runs_that_were_measured_more_or_less_often(runs_dir):
 
 def test_decay_curves_prefer_validation_images(runs_dir):
     for name, accuracy in (("naive", 20.0), ("wd", 30.0)):
-        run = runs.Run(runs_dir / name)
+        run = Run(runs_dir / name)
         rows = run.metrics()
         val = {"val_accuracy": rows[0]["accuracy"] | {"all": accuracy}}
         run.write_metrics([row | val for row in rows])
-    curves, split = report.decay_curves([runs.Run(runs_dir / "wd")])
+    curves, split = report.decay_curves([Run(runs_dir / "wd")])
     assert (curves[0][1], split) == ([(0.0, 20.0), (5e-3, 30.0)], "val")
 
 
@@ -287,7 +291,7 @@ def test_what_cannot_be_reported_is_wrong_usage(wbcli, runs_dir):
     taken = wbcli("report", "naive", "--output", "taken")
     assert taken.code == 2
     assert "--output taken: expected a folder, this is a file" in taken.err
-    record = runs.Run(runs_dir / "wd").record()
+    record = Run(runs_dir / "wd").record()
     storage.write_json(runs_dir / "wd" / "config.json", record | {"dataset": "cifar10lt"})
     mixed = wbcli("report", "naive", "wd")
     assert mixed.code == 2
@@ -298,8 +302,8 @@ def test_what_cannot_be_reported_is_wrong_usage(wbcli, runs_dir):
 
 
 def test_the_confusion_matrix_of_many_classes_is_of_groups(monkeypatch):
-    monkeypatch.setattr(evaluate, "MAX_CONFUSION", 4)
-    monkeypatch.setattr(evaluate, "CONFUSION_GROUPS", 2)
-    index, names = evaluate.confusion_groups([3, 50, 3, 20, 90], list("abcde"))
+    monkeypatch.setattr(metrics, "MAX_CONFUSION", 4)
+    monkeypatch.setattr(metrics, "CONFUSION_GROUPS", 2)
+    index, names = metrics.confusion_groups([3, 50, 3, 20, 90], list("abcde"))
     assert index.tolist() == [1, 0, 1, 0, 0]
     assert names == ["90–20", "3"]

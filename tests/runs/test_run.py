@@ -7,17 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from wbcli import config, runs, storage
+from wbcli.config.settings import resolve_stage1
+from wbcli.files import storage
+from wbcli.runs.run import Run, all_runs, create, find, newest
 
 RUNS = Path("runs")
 
 
 def settings(**options):
-    return config.resolve_stage1({"dataset": "digitslt", "data_dir": "data"} | options)
+    return resolve_stage1({"dataset": "digitslt", "data_dir": "data"} | options)
 
 
 def made(name: str | None = None, finished: bool = True, created: float | None = None, **options):
-    run = runs.create(RUNS, settings(**options), name)
+    run = create(RUNS, settings(**options), name)
     run.write_record(settings(**options), {"device": "cpu"})
     if created is not None:
         storage.write_json(run.path / "config.json", run.record() | {"created": created})
@@ -38,43 +40,43 @@ def test_a_name_that_exists_is_refused_and_nothing_is_lost():
     made("mine")
     before = (RUNS / "mine" / "config.json").read_bytes()
     with pytest.raises(ValueError, match="run 'mine' exists in runs: continue it with --resume"):
-        runs.create(RUNS, settings(), "mine")
+        create(RUNS, settings(), "mine")
     assert (RUNS / "mine" / "config.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "-x", "x" * 101])
 def test_names_that_are_not_plain_file_names_are_refused(name):
     with pytest.raises(ValueError, match="cannot name a run"):
-        runs.create(RUNS, settings(), name)
+        create(RUNS, settings(), name)
 
 
 def test_the_newest_run_is_the_last_created_that_is_finished():
     made("b", created=1)
     made("a", created=2)
     made("c", created=3, finished=False)
-    assert runs.newest(RUNS, ("stage1",)).name == "a"
-    assert [run.name for run in runs.all_runs(RUNS)] == ["b", "a", "c"]
+    assert newest(RUNS, ("stage1",)).name == "a"
+    assert [run.name for run in all_runs(RUNS)] == ["b", "a", "c"]
     with pytest.raises(ValueError, match="no finished stage2 run in runs: train one"):
-        runs.newest(RUNS, ("stage2",))
+        newest(RUNS, ("stage2",))
 
 
 def test_runs_of_studies_are_never_the_newest():
     made("mine")
-    study = runs.Run(RUNS / "studies" / "trial")
+    study = Run(RUNS / "studies" / "trial")
     study.path.mkdir(parents=True)
     study.write_record(settings(), {})
-    assert [run.name for run in runs.all_runs(RUNS)] == ["mine"]
+    assert [run.name for run in all_runs(RUNS)] == ["mine"]
 
 
 def test_a_run_is_found_by_name_and_by_path():
     path = made("mine").path.resolve()
-    assert runs.find(RUNS, "mine").path.resolve() == path
-    assert runs.find(Path("elsewhere"), str(path)).path == path
+    assert find(RUNS, "mine").path.resolve() == path
+    assert find(Path("elsewhere"), str(path)).path == path
     with pytest.raises(ValueError, match=r"no run 'other' in runs \(newest there: mine\)"):
-        runs.find(RUNS, "other")
+        find(RUNS, "other")
     made("half", finished=False, epochs=7)
     with pytest.raises(ValueError, match=r"half is not finished \(0 of 7 epochs\)"):
-        runs.find(RUNS, "half")
+        find(RUNS, "half")
 
 
 def test_a_damaged_run_does_not_hide_the_others():
@@ -83,10 +85,10 @@ def test_a_damaged_run_does_not_hide_the_others():
         (RUNS / name).mkdir()
         (RUNS / name / "config.json").write_text(text)
     told = []
-    assert [run.name for run in runs.all_runs(RUNS, told.append)] == ["mine"]
+    assert [run.name for run in all_runs(RUNS, told.append)] == ["mine"]
     assert len(told) == 3
     with pytest.raises(ValueError, match=r"run torn: .*config\.json is not valid JSON"):
-        runs.Run(RUNS / "torn").config()
+        Run(RUNS / "torn").config()
 
 
 def test_a_resumed_run_stays_as_old_as_it_is():

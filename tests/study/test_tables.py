@@ -13,11 +13,16 @@ import optuna
 import torch
 from torch import nn
 
-from test_lab import Journal, make_lab
-from test_train import equal
-from wbcli import data, models, presets, runs, storage, study
-from wbcli.presets import Budget
-from wbcli.study import Row, mean_and_std
+from training.test_fit import equal
+from training.test_lab import Journal, make_lab
+from wbcli.data import datasets
+from wbcli.files import storage
+from wbcli.models import networks
+from wbcli.runs.run import Run
+from wbcli.study import presets
+from wbcli.study import tables as study_tables
+from wbcli.study.presets import Budget
+from wbcli.study.tables import Row, mean_and_std
 
 LAMBDA = 2e-3  # of stage 1 on the digits
 LR, WD, T = 0.02, 0.03, 0.1
@@ -74,17 +79,17 @@ def values_of(row: Row) -> dict[str, float]:
 def ablation(tmp_path_factory):
     """The ablation of one seed: its result, the runs of its rows, and the folder."""
     folder = tmp_path_factory.mktemp("studies")
-    found, run_row = [], study.run_row
+    found, run_row = [], study_tables.run_row
 
     def kept(*args, **options):
         found.append(run_row(*args, **options))
         return found[-1]
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(study, "run_row", kept)
+        patched.setattr(study_tables, "run_row", kept)
         patched.setattr(presets, "values", lambda *args: (values_of, "by hand"))
         journal = Journal()
-        result = study.ablation(make_lab(folder, journal), [0], None)
+        result = study_tables.ablation(make_lab(folder, journal), [0], None)
     rows = [(row["name"], row["layers"]) for row in result["rows"]]
     by_row = dict(zip(rows, found, strict=True))
     return SimpleNamespace(result=result, runs=by_row, folder=folder, labels=journal.labels)
@@ -93,7 +98,7 @@ def ablation(tmp_path_factory):
 def test_the_rows_of_the_ablation_with_their_figures():
     rows = [
         (row.name, row.layers, tuple(paper[g] for g in ("many", "medium", "few", "all")))
-        for row, paper in study.ablation_rows()
+        for row, paper in study_tables.ablation_rows()
     ]
     assert rows == [(name, layers, figures) for name, layers, _, figures in ABLATION]
 
@@ -115,7 +120,7 @@ def test_what_a_row_trains_with(ablation, name, layers, expected, figures):
         assert settings.radius is None
     first = settings
     if settings.parent:
-        first = runs.Run(ablation.folder / settings.parent).config()
+        first = Run(ablation.folder / settings.parent).config()
     assert (first.stage, first.wd) == ("stage1", 0.0 if name.startswith("naive") else LAMBDA)
     assert (first.loss, first.constraint()) == ("ce", None)
 
@@ -153,7 +158,7 @@ def test_the_settings_of_a_row_are_those_it_trained_with(ablation):
 )
 def test_normalised_rows_are_their_parent_s_over_a_power_of_their_norm(ablation, name, tau):
     run = ablation.runs[name, 0]
-    before = runs.Run(ablation.folder / run.config().parent).load_weights()
+    before = Run(ablation.folder / run.config().parent).load_weights()
     after = run.load_weights()
     rows = before.pop("classifier.weight")
     expected = torch.stack([row / row.norm() ** tau for row in rows])
@@ -169,7 +174,7 @@ def test_rows_under_a_constraint_end_on_it(ablation):
         if "+ L2-norm" in name:
             torch.testing.assert_close(norms, torch.ones(10))
         if "MaxNorm" in name:
-            parent = runs.Run(ablation.folder / run.config().parent).load_weights()
+            parent = Run(ablation.folder / run.config().parent).load_weights()
             start = parent["classifier.weight"].norm(dim=1)
             radius = last["radius"] if layers == 1 else last["radius"][0]
             low, high = start.min().item(), start.max().item()
@@ -182,10 +187,10 @@ def test_rows_under_a_constraint_end_on_it(ablation):
 @pytest.mark.parametrize(("name", "layers", "expected", "figures"), ABLATION[5:], ids=IDS[5:])
 def test_rows_train_their_last_layers_and_nothing_else(ablation, name, layers, expected, figures):
     run = ablation.runs[name, layers]
-    parent = runs.Run(ablation.folder / run.config().parent)
+    parent = Run(ablation.folder / run.config().parent)
     before, after = parent.load_weights(), run.load_weights()
-    network = parent.network(data.for_run(parent.config()).class_names)
-    last = [module for layer in models.last_layers(network, layers) for module in layer]
+    network = parent.network(datasets.for_run(parent.config()).class_names)
+    last = [module for layer in networks.last_layers(network, layers) for module in layer]
     assert sum(isinstance(module, nn.Conv2d | nn.Linear) for module in last) == layers
     trained = {name for name, module in network.named_modules() if module in last}
     for key, value in after.items():
@@ -198,7 +203,7 @@ def test_rows_with_the_same_settings_share_a_run(ablation):
     """λ of `WD` that happens to be the default one."""
     here = make_lab(ablation.folder, journal := Journal())
     same = {"lr": LR, "maxnorm": T, "wd": LAMBDA}
-    run = study.run_row(here, Row(True, "CB + WD + MaxNorm", 1), 0, same)
+    run = study_tables.run_row(here, Row(True, "CB + WD + MaxNorm", 1), 0, same)
     assert run == ablation.runs["WD, then CB + MaxNorm + default WD", 1]
     assert not journal.labels
 
@@ -206,7 +211,7 @@ def test_rows_with_the_same_settings_share_a_run(ablation):
 def test_a_second_time_nothing_trains_and_the_result_is_the_same(ablation, monkeypatch):
     monkeypatch.setattr(presets, "values", lambda *args: (values_of, "by hand"))
     journal = Journal()
-    again = study.ablation(make_lab(ablation.folder, journal), [0], None)
+    again = study_tables.ablation(make_lab(ablation.folder, journal), [0], None)
     assert not journal.labels
     assert again == ablation.result
 
@@ -216,18 +221,18 @@ def test_a_study_that_was_interrupted_ends_as_if_it_never_was(ablation, tmp_path
     monkeypatch.setattr(presets, "values", lambda *args: (values_of, "by hand"))
     for stop in (3, 16):
         with pytest.raises(KeyboardInterrupt):
-            study.ablation(make_lab(tmp_path / "studies", Journal(stop)), [0], None)
+            study_tables.ablation(make_lab(tmp_path / "studies", Journal(stop)), [0], None)
     unfinished = [
         run
         for path in (tmp_path / "studies").glob("*/config.json")
-        if not (run := runs.Run(path.parent)).finished
+        if not (run := Run(path.parent)).finished
     ]
     assert [run.config().loss for run in unfinished] == ["ce"]
     assert 0 < unfinished[0].epochs_done() < 10
-    resumed = study.ablation(make_lab(tmp_path / "studies"), [0], None)
+    resumed = study_tables.ablation(make_lab(tmp_path / "studies"), [0], None)
     assert resumed == ablation.result
     for run in ablation.runs.values():
-        other = runs.Run(tmp_path / "studies" / run.name)
+        other = Run(tmp_path / "studies" / run.name)
         assert equal(run.load_weights(), other.load_weights())
 
 
@@ -243,7 +248,7 @@ def test_mean_and_sample_deviation():
 def test_a_table_is_the_mean_over_its_seeds():
     rows = [(Row(False), {"all": 1.0}), (Row(True, "L2-norm"), None)]
     here = make_lab(imbalance_factor=10)  # the rarest class has 10 images: none is few
-    naive, normal = study.run_table(here, rows, [0, 2], values_of)
+    naive, normal = study_tables.run_table(here, rows, [0, 2], values_of)
     first, second = (here.stage1(seed, "", wd=0.0).metrics()[-1] for seed in (0, 2))
     for group in ("many", "medium", "all"):
         a, b = first["accuracy"][group], second["accuracy"][group]
@@ -252,14 +257,14 @@ def test_a_table_is_the_mean_over_its_seeds():
     assert naive["ours"]["few"] is None
     assert (naive["paper"], normal["paper"]) == ({"all": 1.0}, None)
     assert (normal["name"], normal["layers"], normal["settings"]) == ("WD, then L2-norm", 0, {})
-    seeds = {runs.Run(path.parent).config().seed for path in here.studies.glob("*/config.json")}
+    seeds = {Run(path.parent).config().seed for path in here.studies.glob("*/config.json")}
     assert seeds == {0, 2}
 
 
 def test_the_rows_at_three_imbalance_factors(ablation, monkeypatch):
     monkeypatch.setattr(presets, "values", lambda *args: (values_of, "by hand"))
     journal = Journal()
-    result = study.imbalance(make_lab(ablation.folder, journal), [0], None)
+    result = study_tables.imbalance(make_lab(ablation.folder, journal), [0], None)
     found = [(row["name"], row["imbalance_factor"], row["paper"]) for row in result["rows"]]
     assert found == [
         (name, factor, {"all": figures[index]})
@@ -274,16 +279,16 @@ def test_the_rows_at_three_imbalance_factors(ablation, monkeypatch):
     for row in middle:
         assert row["ours"] == by_name[row["name"], row["layers"]]["ours"]
     factors = Counter(
-        runs.Run(path.parent).config().imbalance_factor
+        Run(path.parent).config().imbalance_factor
         for path in ablation.folder.glob("digitslt-stage2-*/config.json")
     )
     assert (factors[100], factors[10]) == (3, 3)
 
 
 def test_published_figures_stand_apart_and_have_no_ours(monkeypatch):
-    monkeypatch.setattr(study, "run_table", lambda *args, **options: [])
+    monkeypatch.setattr(study_tables, "run_table", lambda *args, **options: [])
     monkeypatch.setattr(presets, "values", lambda *args: (values_of, "by hand"))
-    published = study.imbalance(make_lab(), [0], None)["published"]
+    published = study_tables.imbalance(make_lab(), [0], None)["published"]
     assert all(set(entry) == {"name", "imbalance_factor", "paper"} for entry in published)
     found = {(p["name"], p["imbalance_factor"]): p["paper"] for p in published}
     assert len(found) == 17 * 3
@@ -292,7 +297,7 @@ def test_published_figures_stand_apart_and_have_no_ours(monkeypatch):
     assert found["DRO-LT", 10] == {"all": 63.41}
     assert found["RIDE (4 experts)", 100] == {"all": 49.1}
     assert found["RIDE (4 experts)", 10] == {"all": None}
-    published = study.large_scale(make_lab(dataset="inat18"), [0], None)["published"]
+    published = study_tables.large_scale(make_lab(dataset="inat18"), [0], None)["published"]
     assert all(set(entry) == {"name", "paper"} for entry in published)
     found = {entry["name"]: entry["paper"] for entry in published}
     assert found["PaCo"] == {"many": 69.5, "medium": 72.3, "few": 73.1, "all": 72.3}
@@ -311,9 +316,9 @@ def test_the_rows_of_large_scale_stand_beside_their_data_set(
     monkeypatch, dataset, paper, naive, best
 ):
     asked = []
-    monkeypatch.setattr(study, "run_table", lambda lab, rows, *rest: asked.extend(rows))
+    monkeypatch.setattr(study_tables, "run_table", lambda lab, rows, *rest: asked.extend(rows))
     monkeypatch.setattr(presets, "values", lambda *args: (values_of, "by hand"))
-    assert study.large_scale(make_lab(dataset=dataset), [0], None)["paper_dataset"] == paper
+    assert study_tables.large_scale(make_lab(dataset=dataset), [0], None)["paper_dataset"] == paper
     assert [row.name for row, _ in asked] == [name for name, _ in SEVEN]
     assert [row.layers for row, _ in asked] == [0, 0, 0, 0, 1, 1, 1]
     assert tuple(asked[0][1].items()) == tuple(
@@ -323,7 +328,7 @@ def test_the_rows_of_large_scale_stand_beside_their_data_set(
 
 
 def test_the_tables_are_packaged_with_their_source():
-    tables = study.paper_tables()
+    tables = study_tables.paper_tables()
     assert "CVPR 2022" in tables["source"]
     assert "50.24" in tables["notes"][0]
     assert tables["large_scale"]["ours"]["WD, then L2-norm"][4] == 11.2  # iNaturalist, many
@@ -332,7 +337,7 @@ def test_the_tables_are_packaged_with_their_source():
 @pytest.mark.parametrize("dataset", ["digitslt", "fashionmnistlt", "cifar100lt"])
 def test_every_row_that_needs_values_has_them(dataset):
     assert dataset in presets.PRESETS
-    rows = [row for row, _ in study.ablation_rows()]
+    rows = [row for row, _ in study_tables.ablation_rows()]
     found, _ = presets.values(make_lab(dataset=dataset), rows, [0], None)
     for row in rows:
         assert set(found(row)) - {"loss"} == set(row.searched()), row.title
@@ -362,7 +367,7 @@ def test_a_preset_may_have_a_loss_of_its_own_for_class_balanced_rows():
     assert Row(True, "CE + WD", 1).stage2_options(values, 0.0)["loss"] == "ce"
 
 
-SEARCHED = [row for row, _ in study.ablation_rows()]
+SEARCHED = [row for row, _ in study_tables.ablation_rows()]
 
 
 def search(rows: list[Row], seeds: list[int], budget: Budget, **options):
@@ -383,7 +388,9 @@ def test_every_row_is_searched_with_the_same_budget(monkeypatch):
     monkeypatch.setattr(presets.heads, "evaluate_taus", count_taus(asked["tau"]))
     monkeypatch.setattr(presets, "_train_heads", lambda lab, row, parent, base, c: [1.0] * len(c))
     in_memory = optuna.create_study
-    monkeypatch.setattr("wbcli.search.open_study", lambda *args: in_memory(direction="maximize"))
+    monkeypatch.setattr(
+        "wbcli.tune.search.open_study", lambda *args: in_memory(direction="maximize")
+    )
     values, origin, _ = search(SEARCHED, [0], Budget(3, 2, 1))
     assert asked["tau"] == [[0.0, 1.5, 3.0]] * 2
     found = outcomes()
@@ -438,7 +445,7 @@ def test_tau_is_the_best_mean_over_the_seeds(monkeypatch):
     values, _, labels = search([row], [0, 1], Budget(3, 2, 5))
     assert values(row) == {"tau": 1.5}
     assert labels == ["seed 0, for the search: naive", "seed 1, for the search: naive"]
-    parents = [runs.Run(path.parent) for path in Path("runs/studies").glob("*/config.json")]
+    parents = [Run(path.parent) for path in Path("runs/studies").glob("*/config.json")]
     assert [(run.config().wd, run.config().val_per_class) for run in parents] == [(0.0, 2)] * 2
 
 
@@ -458,7 +465,7 @@ def test_a_search_is_found_again():
 def test_rows_train_without_the_validation_images_of_their_search():
     row = Row(True, "CB + WD", 1)
     values, _, _ = search([row], [0], Budget(1, 2, 1))
-    run = study.run_row(make_lab(), row, 0, values(row))
+    run = study_tables.run_row(make_lab(), row, 0, values(row))
     assert run.config().val_per_class == 0
     assert "val_accuracy" not in run.metrics()[-1]
 
@@ -469,11 +476,11 @@ def test_the_search_under_project_epoch_trains_runs(monkeypatch):
     _, _, labels = search([row], [0], Budget(1, 2, 1), project="epoch")
     assert labels[-1] == "search: WD, then CB + MaxNorm, 1 of 1"
     paths = Path("runs/studies").glob("digitslt-stage2-*/config.json")
-    assert [runs.Run(path.parent).config().project for path in paths] == ["epoch"]
+    assert [Run(path.parent).config().project for path in paths] == ["epoch"]
 
 
 def test_a_candidate_that_diverges_loses(monkeypatch):
-    stage2 = study.Lab.stage2
+    stage2 = study_tables.Lab.stage2
     left = iter([True, False])
 
     def diverge(self, *args, **options):
@@ -481,7 +488,7 @@ def test_a_candidate_that_diverges_loses(monkeypatch):
             raise ArithmeticError("the training loss became nan")
         return stage2(self, *args, **options)
 
-    monkeypatch.setattr(study.Lab, "stage2", diverge)
+    monkeypatch.setattr(study_tables.Lab, "stage2", diverge)
     search([Row(True, "CB + WD", 2)], [0], Budget(2, 2, 2))
     (found,) = outcomes().values()
     assert found["trials"][0]["accuracy"] == 0.0

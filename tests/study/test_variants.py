@@ -10,8 +10,12 @@ pytest.importorskip("matplotlib")
 import torch
 from PIL import Image
 
-from test_lab import Journal, make_lab
-from wbcli import config, figures, runs, training, variants
+from training.test_lab import Journal, make_lab
+from wbcli.config import settings
+from wbcli.report import figures
+from wbcli.runs.run import Run
+from wbcli.study import variants
+from wbcli.training import session
 
 VARIANTS = ["naive", "L2-norm", "WD", "MaxNorm"]
 COUNTS = [104, 67, 43, 28, 18, 11, 7, 4, 3, 2]
@@ -37,8 +41,8 @@ def drawn(monkeypatch):
     return asked
 
 
-def parts(folder) -> list[runs.Run]:
-    return [runs.Run(path.parent) for path in folder.glob("*/config.json")]
+def parts(folder) -> list[Run]:
+    return [Run(path.parent) for path in folder.glob("*/config.json")]
 
 
 def test_the_sweep_draws_its_rows(drawn, monkeypatch, tmp_path):
@@ -61,7 +65,7 @@ def test_the_sweep_draws_its_rows(drawn, monkeypatch, tmp_path):
 def test_the_sweep_has_no_decay_and_the_recipes_lambda():
     recipes = {
         defaults["wd"].value
-        for (recipe, _, stage), defaults in config.DEFAULTS.items()
+        for (recipe, _, stage), defaults in settings.DEFAULTS.items()
         if (recipe, stage) == ("paper", "stage1")
     }
     assert {0.0} | recipes <= set(variants.SWEEP)
@@ -151,14 +155,14 @@ def test_the_plane_shows_the_weights_of_every_epoch(studies, drawn, tmp_path):
 def test_the_first_frame_is_what_training_starts_from(studies, monkeypatch, drawn, tmp_path):
     """Seen by the optimizer of a run of the same seed, before its first step."""
     starts = []
-    make = training.make_optimizer
+    make = session.make_optimizer
 
     def seen(parameters, constrained, *rest):
         (weight,) = [p for p in parameters if p.shape == (10, 2)]
         starts.append(weight.detach().clone().numpy())
         return make(parameters, constrained, *rest)
 
-    monkeypatch.setattr(training, "make_optimizer", seen)
+    monkeypatch.setattr(session, "make_optimizer", seen)
     here = make_lab(studies, epochs=1)
     variants.weights_2d(here, [7], tmp_path, COUNTS)
     assert len(starts) == 4

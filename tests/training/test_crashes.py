@@ -15,14 +15,17 @@ import pytest
 import torch
 
 from conftest import write_folder
-from wbcli import config, locks, runs, training
+from wbcli.config.settings import resolve_stage1
+from wbcli.runs import locks
+from wbcli.runs.run import Run, create
+from wbcli.training import session
 
 RUNS = Path("runs")
 TRAIN = ("stage1", "digitslt", "--epochs", "3", "--name", "it")
 
 
 def settings(**options):
-    return config.resolve_stage1({"dataset": "digitslt", "data_dir": "data"} | options)
+    return resolve_stage1({"dataset": "digitslt", "data_dir": "data"} | options)
 
 
 def start(*args: str, **options) -> subprocess.Popen:
@@ -43,9 +46,9 @@ def stopped(wbcli, monkeypatch) -> Path:
         save(self)
         raise KeyboardInterrupt
 
-    save = training.Training._note_saved
+    save = session.Training._note_saved
     with monkeypatch.context() as patch:
-        patch.setattr(training.Training, "_note_saved", interrupt)
+        patch.setattr(session.Training, "_note_saved", interrupt)
         assert wbcli(*TRAIN).code == 130
     return RUNS / "it"
 
@@ -74,7 +77,7 @@ WRITERS = {
 @pytest.mark.parametrize("size", [0, 1, 40])
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_file_of_a_run_is_whole_wherever_the_disk_is_full(monkeypatch, name, size):
-    run = runs.create(RUNS, settings(), "it")
+    run = create(RUNS, settings(), "it")
     WRITERS[name](run)
     before = files(run.path)
     fail_after(monkeypatch, size)
@@ -86,7 +89,7 @@ def test_a_file_of_a_run_is_whole_wherever_the_disk_is_full(monkeypatch, name, s
 
 
 def test_a_line_of_metrics_that_does_not_fit_is_taken_back(monkeypatch):
-    run = runs.create(RUNS, settings(), "it")
+    run = create(RUNS, settings(), "it")
     row = {"epoch": 1, "seconds": 1.0, "accuracy": None, "row_norms": []}
     run.append_metrics(row)
     before = files(run.path)
@@ -102,7 +105,7 @@ def test_a_line_of_metrics_that_does_not_fit_is_taken_back(monkeypatch):
 
 
 def test_an_object_that_fails_while_it_is_saved_leaves_the_checkpoint_before(monkeypatch):
-    run = runs.create(RUNS, settings(), "it")
+    run = create(RUNS, settings(), "it")
     run.save_state("best.pt", {"epoch": 1, "model": {}, "accuracy": 1.0})
     before = files(run.path)
 
@@ -120,7 +123,7 @@ def test_a_training_whose_disk_is_full_says_so_and_keeps_its_last_epoch(
 ):
     before = (stopped / "checkpoint.pt").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(training.Training, "begin", lambda self: fail_after(patch, 1000))
+        patch.setattr(session.Training, "begin", lambda self: fail_after(patch, 1000))
         result = wbcli(*TRAIN, "--resume")
     assert (result.code, result.out) == (1, "")
     assert result.err.splitlines()[-1] == (
@@ -170,7 +173,7 @@ def test_a_real_disk_that_fills_up_and_has_room_again(wbcli, small_disk):
     (small_disk / "ballast").unlink()
     result = wbcli(*command, "--resume")
     assert result.code == 0, result.err
-    assert runs.Run(small_disk / "it").finished
+    assert Run(small_disk / "it").finished
 
 
 def train_pets(**options) -> subprocess.Popen:
@@ -210,7 +213,7 @@ def test_a_signal_to_all_processes_of_a_job_is_one_to_the_training(number, code)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code, err
     assert "continue with the same command and --name it --resume" in err
-    assert runs.Run(RUNS / "it").load_state("checkpoint.pt")["epoch"] >= 1
+    assert Run(RUNS / "it").load_state("checkpoint.pt")["epoch"] >= 1
 
 
 def test_two_processes_on_one_run(wbcli):
@@ -230,7 +233,7 @@ def test_two_processes_on_one_run(wbcli):
     finally:
         owner.kill()
         owner.communicate()
-    before = runs.Run(RUNS / "it").epochs_done()
+    before = Run(RUNS / "it").epochs_done()
     assert (RUNS / "it" / locks.NAME).exists(), "a killed process leaves its file"
     again = start("stage1", "digitslt", "--epochs", "500", "--name", "it", "--resume")
     for line in again.stderr:  # the file locks nothing
@@ -260,7 +263,7 @@ def test_a_run_that_lost_its_config_goes_on(wbcli, stopped):
     (stopped / "config.json").unlink()
     result = wbcli(*TRAIN, "--resume")
     assert result.code == 0, result.err
-    assert runs.Run(stopped).config().epochs == 3
+    assert Run(stopped).config().epochs == 3
 
 
 @pytest.mark.parametrize("theirs", [("best.pt", "metrics.jsonl"), (".mine.partial",)])
@@ -307,7 +310,7 @@ def test_numbers_that_cannot_be_kept_are_printed_all_the_same(wbcli, monkeypatch
 
 
 def test_what_a_killed_process_had_half_written_is_deleted():
-    run = runs.create(RUNS, settings(), "it")
+    run = create(RUNS, settings(), "it")
     for name in (".checkpoint.pt.1.partial", ".features.1.0", locks.NAME):
         (run.path / name).write_bytes(b"half")
     for name in ("notes.txt", ".mine.partial", ".features.csv"):
@@ -320,7 +323,7 @@ def test_what_a_killed_process_had_half_written_is_deleted():
 
 SIGNALLED = """
 import os, signal, sys
-from wbcli import signals
+from wbcli.training import signals
 
 signals.install()
 with signals.whole():
@@ -354,7 +357,7 @@ def test_the_first_signal_waits_for_the_step_and_the_second_does_not(names, said
 
 def test_the_first_signal_is_raised_where_the_block_ends():
     code = (
-        "import os, signal\nfrom wbcli import signals\nsignals.install()\n"
+        "import os, signal\nfrom wbcli.training import signals\nsignals.install()\n"
         "try:\n"
         "    with signals.whole(), signals.whole():\n"
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
@@ -381,7 +384,7 @@ def test_out_of_memory_says_what_to_lower(wbcli, monkeypatch, error, said):
     def fail(*args, **options):
         raise error
 
-    monkeypatch.setattr(training, "fit", fail)
+    monkeypatch.setattr(session, "fit", fail)
     result = wbcli(*TRAIN)
     assert result.code == 1
     sentence = result.err.splitlines()[-1]

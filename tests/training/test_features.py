@@ -7,13 +7,17 @@ import pytest
 import torch
 from torch import nn
 
-from test_train import CPU, equal, stage1, stage2
-from wbcli import data, evaluate, features, models, runs, stages
-from wbcli.balance import radius_of
+from training.test_fit import CPU, equal, stage1, stage2
+from wbcli.balance.radius import radius_of
+from wbcli.data import datasets
 from wbcli.data.batches import EVAL_BATCH, Batches, draw_epoch
-from wbcli.features import Features
-from wbcli.losses import class_balanced_weights
-from wbcli.train import fit, make_optimizer
+from wbcli.evaluate import metrics
+from wbcli.methods.losses import class_balanced_weights
+from wbcli.models import networks
+from wbcli.runs.run import Run, create
+from wbcli.training import features, stages
+from wbcli.training.features import Features
+from wbcli.training.fit import fit, make_optimizer
 
 HERE = Path()
 
@@ -30,14 +34,14 @@ class Pixels(nn.Module):
 
 @pytest.fixture(scope="module")
 def digits():
-    return data.for_run(stage1(val_per_class=2))
+    return datasets.for_run(stage1(val_per_class=2))
 
 
 @pytest.fixture(scope="module")
 def parent(tmp_path_factory, digits):
     """A stage-1 run of two epochs, with validation images."""
     settings = stage1(val_per_class=2)
-    run = runs.create(tmp_path_factory.mktemp("parents"), settings, "parent")
+    run = create(tmp_path_factory.mktemp("parents"), settings, "parent")
     stages.train(settings, run, digits, CPU, run.path.parent)
     return run
 
@@ -47,7 +51,7 @@ def train(parent, digits):
     """Train a stage-2 run of `parent`, or go on with it; returns it and its weights."""
 
     def call(name, settings, listener=None, cached=None):
-        run = runs.Run(Path(name).resolve())
+        run = Run(Path(name).resolve())
         run.path.mkdir(exist_ok=True)
         stages.train(settings, run, digits, CPU, parent.path.parent, listener, cached)
         return run, run.load_weights()
@@ -62,7 +66,7 @@ def batches_of(digits, batch_size, split="train"):
 def through_the_network(parent, digits, settings):
     """Stage 2 without a cache: every batch goes through the frozen network."""
     network = parent.network(digits.class_names)
-    parameters = models.freeze_all_but(network, models.last_layers(network, 1))
+    parameters = networks.freeze_all_but(network, networks.last_layers(network, 1))
     weight = network.classifier.weight
     radii = [radius_of(settings.maxnorm, settings.radius, weight)]
     optimizer = make_optimizer(parameters, [weight], radii, settings)
@@ -187,7 +191,7 @@ def test_the_frozen_batch_norms_do_not_move(parent, digits):
 
 def test_the_splits_of_a_data_set_without_validation_images(parent):
     settings = replace(stage2(parent), val_per_class=0, views=3)
-    dataset = data.for_run(settings)
+    dataset = datasets.for_run(settings)
     splits = features.of_splits(parent.network(dataset.class_names), dataset, settings, CPU, HERE)
     assert list(splits) == ["train", "test"]
     assert {(f.views, f.batch_size, f.keep) for f in splits.values()} == {(3, 64, False)}
@@ -247,7 +251,7 @@ def test_a_cached_stage2_that_was_stopped_continues_as_if_it_never_was(parent, t
 
     with pytest.raises(KeyboardInterrupt):
         train("stopped", settings, stages.Listener(**{stop: interrupt}))
-    assert runs.Run(Path("stopped")).epochs_done() == (2 if stop == "on_epoch" else 1)
+    assert Run(Path("stopped")).epochs_done() == (2 if stop == "on_epoch" else 1)
     run, after = train("stopped", settings)
     assert equal(whole, after)
     assert [row["epoch"] for row in run.metrics()] == [1, 2, 3, 4]
@@ -281,7 +285,7 @@ def test_the_numbers_of_an_epoch_are_those_that_eval_finds_through_the_network(
     parent, train, split
 ):
     run, _ = train("child", stage2(parent))
-    result = evaluate.evaluate_run(
+    result = metrics.evaluate_run(
         run, CPU, split=split, checkpoint="last", tta=False, precision="fp32"
     )
     row = run.metrics()[-1]

@@ -9,32 +9,37 @@ import pytest
 import torch
 from torch import Tensor
 
-from wbcli import config, data, epochs, extension, models, runs, stages
-from wbcli import train as train_module
-from wbcli.balance import relative_radius
+from wbcli.balance import extension
+from wbcli.balance.radius import relative_radius
+from wbcli.config.settings import Config, resolve_normalize, resolve_stage1, resolve_stage2
+from wbcli.data import datasets
 from wbcli.data.batches import draw_epoch
-from wbcli.losses import class_balanced_weights
-from wbcli.train import Position, _Step, make_optimizer
+from wbcli.methods.losses import class_balanced_weights
+from wbcli.models import networks
+from wbcli.runs.run import Run, create, named
+from wbcli.training import epochs, stages
+from wbcli.training import fit as train_module
+from wbcli.training.fit import Position, _Step, make_optimizer
 
 CPU = torch.device("cpu")
 
 
-def train(name: str, settings: config.Config, listener=None) -> tuple[runs.Run, dict[str, Tensor]]:
+def train(name: str, settings: Config, listener=None) -> tuple[Run, dict[str, Tensor]]:
     """Train a run of these settings; returns it and its weights."""
-    run = runs.named(Path("runs"), name)
+    run = named(Path("runs"), name)
     if not run.started:
-        run = runs.create(Path("runs"), settings, name)
-    stages.train(settings, run, data.for_run(settings), CPU, Path("runs"), listener)
+        run = create(Path("runs"), settings, name)
+    stages.train(settings, run, datasets.for_run(settings), CPU, Path("runs"), listener)
     return run, run.load_weights()
 
 
-def stage1(**options) -> config.Config:
+def stage1(**options) -> Config:
     defaults = {"dataset": "digitslt", "data_dir": "data", "epochs": 2}
-    return config.resolve_stage1(defaults | options)
+    return resolve_stage1(defaults | options)
 
 
-def stage2(parent: runs.Run, **options) -> config.Config:
-    return config.resolve_stage2(parent.config(), parent.name, {"epochs": 2} | options)
+def stage2(parent: Run, **options) -> Config:
+    return resolve_stage2(parent.config(), parent.name, {"epochs": 2} | options)
 
 
 def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
@@ -42,7 +47,7 @@ def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 
 @pytest.fixture
-def parent() -> runs.Run:
+def parent() -> Run:
     return train("parent", stage1())[0]
 
 
@@ -111,7 +116,7 @@ def test_a_run_that_was_stopped_continues_as_if_it_never_was(stop):
     seen: list = []
     with pytest.raises(KeyboardInterrupt):
         train("stopped", stage1(epochs=3), stages.Listener(**{name: interrupt}))
-    run = runs.Run(Path("runs") / "stopped")
+    run = Run(Path("runs") / "stopped")
     assert not run.finished
     state = run.load_state("checkpoint.pt")
     assert (state["epoch"], state["step"]) == position
@@ -122,7 +127,7 @@ def test_a_run_that_was_stopped_continues_as_if_it_never_was(stop):
     assert timeless(run) == timeless(whole)
 
 
-def timeless(run: runs.Run) -> list[dict]:
+def timeless(run: Run) -> list[dict]:
     """Its metrics, but for the clock."""
     return [
         {key: row[key] for key in row if key not in ("seconds", "images_per_second")}
@@ -161,7 +166,7 @@ CHANGED = [  # what a checkpoint may hold in the place of what was saved
 def test_a_checkpoint_that_was_changed_is_refused(changed):
     with pytest.raises(KeyboardInterrupt):
         train("run", stage1(radius=0.3), stages.Listener(on_epoch=_interrupt))
-    run = runs.Run(Path("runs/run"))
+    run = Run(Path("runs/run"))
     run.save_state("checkpoint.pt", run.load_state("checkpoint.pt") | changed)
     with pytest.raises(ValueError, match=r"checkpoint\.pt .*: delete it to start this run anew"):
         train("run", stage1(radius=0.3))
@@ -172,7 +177,7 @@ def test_the_settings_of_a_run_count_and_not_those_in_its_optimiser():
     _, weights = train("whole", settings)
     with pytest.raises(KeyboardInterrupt):
         train("run", settings, stages.Listener(on_epoch=_interrupt))
-    run = runs.Run(Path("runs/run"))
+    run = Run(Path("runs/run"))
     state = run.load_state("checkpoint.pt")
     for group in state["optimizer"]["param_groups"]:
         group |= {"weight_decay": 0.5, "nesterov": True, "momentum": None}
@@ -192,7 +197,7 @@ def test_an_epoch_that_is_not_yet_measured_is_measured_when_the_run_goes_on(monk
     monkeypatch.setattr(epochs, "accuracies", interrupt)
     with pytest.raises(KeyboardInterrupt):
         train("stopped", settings)
-    run = runs.Run(Path("runs") / "stopped")
+    run = Run(Path("runs") / "stopped")
     assert run.metrics() == []
     assert run.load_state("checkpoint.pt")["row"]["epoch"] == 1
     monkeypatch.setattr(epochs, "accuracies", measure)
@@ -203,9 +208,9 @@ def test_an_epoch_that_is_not_yet_measured_is_measured_when_the_run_goes_on(monk
 
 def test_checkpoints_are_written_within_an_epoch_too():
     settings, saved = stage1(epochs=2), []
-    run = runs.create(Path("runs"), settings, "run")
+    run = create(Path("runs"), settings, "run")
     listener = stages.Listener(on_save=lambda *position: saved.append(position))
-    dataset = data.for_run(settings)
+    dataset = datasets.for_run(settings)
     stages.train(settings, run, dataset, CPU, Path("runs"), listener, save_every=8)
     assert saved == [(0, 8), (0, 16), (1, 0), (1, 8), (1, 16), (2, 0)]
 
@@ -214,7 +219,7 @@ def test_a_line_of_metrics_without_its_checkpoint_is_trained_again():
     """A kill between the two writes of an epoch."""
     with pytest.raises(KeyboardInterrupt):
         train("run", stage1(epochs=3), stages.Listener(on_epoch=_interrupt))
-    run = runs.Run(Path("runs") / "run")
+    run = Run(Path("runs") / "run")
     run.append_metrics(run.metrics()[0] | {"epoch": 2})
     train("run", stage1(epochs=3))
     assert [row["epoch"] for row in run.metrics()] == [1, 2, 3]
@@ -240,7 +245,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state(mo
     spoiled_loss(monkeypatch, value, step=25)
     with pytest.raises(ArithmeticError) as error:
         train("run", stage1(epochs=9, wd=0.002))
-    run = runs.Run(Path("runs") / "run")
+    run = Run(Path("runs") / "run")
     assert str(error.value) == (
         "the training loss became nan or infinite in epoch 2, step 7 (lr 0.0484923, weight decay "
         "0.002): lower --lr or --wd; the last good checkpoint is of epoch 1 "
@@ -270,7 +275,7 @@ def test_weights_that_are_not_finite_are_never_saved(monkeypatch):
     with pytest.raises(ArithmeticError, match=r"a weight became nan .* in epoch 1, its last step"):
         train("run", stage1(project="epoch", radius=1.0, val_per_class=2))
     assert not {"best.pt", "checkpoint.pt"} & set(os.listdir("runs/run"))
-    assert runs.Run(Path("runs/run")).metrics() == []
+    assert Run(Path("runs/run")).metrics() == []
 
 
 @pytest.mark.parametrize("project", ["step", "epoch"])
@@ -295,7 +300,7 @@ def test_stage1_with_unit_norm_keeps_rows_at_length_1():
 def test_a_bottleneck_network_trains_and_is_read_again():
     run, weights = train("run", stage1(bottleneck=2))
     assert weights["classifier.weight"].shape == (10, 2)
-    network = run.network(data.for_run(run.config()).class_names)
+    network = run.network(datasets.for_run(run.config()).class_names)
     assert equal(weights, network.state_dict())
 
 
@@ -303,8 +308,8 @@ def test_a_bottleneck_network_trains_and_is_read_again():
 def test_stage2_trains_the_last_layers_and_nothing_else(parent, layers):
     before = parent.load_weights()
     run, after = train("child", stage2(parent, layers=layers))
-    network = parent.network(data.for_run(parent.config()).class_names)
-    models.freeze_all_but(network, models.last_layers(network, layers))
+    network = parent.network(datasets.for_run(parent.config()).class_names)
+    networks.freeze_all_but(network, networks.last_layers(network, layers))
     trained = {name.rsplit(".", 1)[0] for name, p in network.named_parameters() if p.requires_grad}
     for key, value in after.items():
         if "num_batches" not in key:
@@ -344,9 +349,9 @@ def test_frozen_batch_norm_statistics_move_only_under_the_released_recipe(parent
 
 
 def test_normalize_divides_rows_by_a_power_of_their_norm(parent):
-    settings = config.resolve_normalize(parent.config(), "parent", {"tau": 1.9})
-    run = runs.create(Path("runs"), settings, None)
-    dataset = data.for_run(settings)
+    settings = resolve_normalize(parent.config(), "parent", {"tau": 1.9})
+    run = create(Path("runs"), settings, None)
+    dataset = datasets.for_run(settings)
     stages.normalize(settings, run, parent, dataset, CPU)
     before, after = parent.load_weights(), run.load_weights()
     rows = before.pop("classifier.weight")
@@ -355,7 +360,7 @@ def test_normalize_divides_rows_by_a_power_of_their_norm(parent):
     assert equal(before, after)
 
 
-def plain_released_stage2(network, dataset, settings: config.Config, radius: float) -> list[int]:
+def plain_released_stage2(network, dataset, settings: Config, radius: float) -> list[int]:
     """The authors' stage 2 written out, float64 from the features on; rows clipped each epoch."""
     weight, bias = (p.detach().double() for p in network.classifier.parameters())
     images = torch.from_numpy(dataset.train.images).float() / 255
@@ -400,7 +405,7 @@ def test_released_stage2_equals_a_plainly_written_one():
     parent, _ = train("parent", stage1(recipe="released", epochs=3, lr=0.05))
     settings = stage2(parent, epochs=4, wd=1e-3, lr=2.0)
     assert (settings.loss, settings.project, settings.maxnorm) == ("cb-bce", "epoch", 0.1)
-    dataset = data.for_run(settings)
+    dataset = datasets.for_run(settings)
     assert math.ceil(len(dataset.train.labels) / settings.batch_size) * settings.epochs == 20
     network = parent.network(dataset.class_names, "best")
     radius = relative_radius(network.classifier.weight, 0.1)
@@ -447,14 +452,14 @@ def test_an_interrupted_run_that_measures_now_and_then_ends_the_same():
 @pytest.mark.parametrize("loss", ["ce", "cb", "cb-bce", "focal"])
 def test_the_parts_of_a_batch_add_up_to_its_gradient_where_batch_norm_is_frozen(loss):
     settings = stage1(loss=loss, batch_size=30)
-    dataset = data.for_run(settings)
+    dataset = datasets.for_run(settings)
     images = torch.from_numpy(dataset.train.images[::9][:30]).float() / 255
     labels = torch.from_numpy(dataset.train.labels[::9][:30])
     weights = class_balanced_weights(dataset.class_counts).float()
 
     def gradients(parts: int) -> list[Tensor]:
         torch.manual_seed(0)
-        network = models.for_run(settings, dataset.num_classes).double()
+        network = networks.for_run(settings, dataset.num_classes).double()
         for module in network.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.requires_grad_(False)  # and so in evaluation mode

@@ -5,24 +5,26 @@ from dataclasses import replace
 import pytest
 import torch
 
-from test_train import CPU, equal, stage1
-from wbcli import data, graph, models
-from wbcli.bench_tune import RandomFeatures
+from training.test_fit import CPU, equal, stage1
+from wbcli.bench.tune import RandomFeatures
+from wbcli.data import datasets
 from wbcli.data.batches import batches_of
-from wbcli.losses import class_balanced_weights
-from wbcli.train import fit, make_optimizer
+from wbcli.methods.losses import class_balanced_weights
+from wbcli.models import networks
+from wbcli.training import graph
+from wbcli.training.fit import fit, make_optimizer
 
 
 @pytest.fixture(scope="module")
 def digits():
-    return data.for_run(stage1())
+    return datasets.for_run(stage1())
 
 
 def train(digits, device=CPU, **options):
     """Metrics and weights after two epochs on the digits, the last batch being a smaller one."""
     settings = replace(stage1(), **({"batch_size": 48} | options))
     torch.manual_seed(0)
-    network = models.for_run(settings, digits.num_classes).to(
+    network = networks.for_run(settings, digits.num_classes).to(
         device, memory_format=torch.channels_last
     )
     weight = network.classifier.weight

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from wbcli import heads
-from wbcli.balance import radius_of, relative_radius
-from wbcli.config import LOSSES, Config
-from wbcli.heads import evaluate_candidates, evaluate_taus, train_heads
-from wbcli.losses import class_balanced_weights
-from wbcli.train import fit, make_optimizer
+from wbcli.balance.radius import radius_of, relative_radius
+from wbcli.config.settings import LOSSES, Config
+from wbcli.methods.losses import class_balanced_weights
+from wbcli.training import heads
+from wbcli.training.fit import fit, make_optimizer
+from wbcli.training.heads import evaluate_candidates, evaluate_taus, train_heads
 
 COUNTS = [40, 22, 12, 7, 4, 3, 2]
 K, D = len(COUNTS), 5

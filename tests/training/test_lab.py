@@ -7,8 +7,11 @@ import pytest
 import torch
 
 from conftest import write_cifar100
-from test_train import equal
-from wbcli import config, data, features, lab, runs, stages
+from training.test_fit import equal
+from wbcli.config.settings import Config, resolve_stage1
+from wbcli.data import datasets
+from wbcli.runs.run import Run, create, fingerprint, part
+from wbcli.training import features, lab, stages
 
 CPU = torch.device("cpu")
 STUDIES = Path("runs") / "studies"
@@ -39,7 +42,7 @@ def make_lab(studies: Path = STUDIES, listen=lab.silent, num_frozen=2, **options
     return lab.Lab(studies, CPU, defaults | short | options, listen, num_frozen)
 
 
-def same_epochs(first: runs.Run, second: runs.Run) -> bool:
+def same_epochs(first: Run, second: Run) -> bool:
     """Whether all metrics are equal, but for the time they took."""
     times = {"seconds", "images_per_second"}
 
@@ -127,7 +130,7 @@ def test_a_stage2_that_was_interrupted_ends_as_if_it_never_was():
 def test_a_normalisation_that_was_interrupted_is_made_again(monkeypatch):
     parent = make_lab().stage1(0, "")
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(runs.Run, "save_weights", _interrupt)
+        patched.setattr(Run, "save_weights", _interrupt)
         make_lab().normalize(parent, 1.0, "")
     journal = Journal()
     run = make_lab(listen=journal).normalize(parent, 1.0, "again")
@@ -160,8 +163,8 @@ def test_features_of_a_network_are_computed_once_and_change_nothing(monkeypatch)
     shared = [here.stage2(parent, "", lr=lr, wd=0.03) for lr in (0.02, 0.05)]
     assert len(made) == 1
     for run in shared:
-        alone = runs.create(Path("alone"), run.config(), run.name)
-        stages.train(run.config(), alone, data.for_run(run.config()), CPU, STUDIES)
+        alone = create(Path("alone"), run.config(), run.name)
+        stages.train(run.config(), alone, datasets.for_run(run.config()), CPU, STUDIES)
         assert equal(alone.load_weights(), run.load_weights())
 
 
@@ -198,13 +201,13 @@ def test_another_data_folder_trains_nothing_again_and_is_read_by_what_follows():
 
 def test_a_data_set_is_read_once_for_each_subset(monkeypatch):
     read = []
-    load = data.for_run
+    load = datasets.for_run
 
     def counted(settings, *args, **options):
         read.append((settings.imbalance_factor, settings.val_per_class))
         return load(settings, *args, **options)
 
-    monkeypatch.setattr(data, "for_run", counted)
+    monkeypatch.setattr(datasets, "for_run", counted)
     here = make_lab(epochs=1)
     for options in ({}, {"wd": 0.0}, {"imbalance_factor": 10}, {"val_per_class": 2}):
         here.stage1(0, "", **options)
@@ -234,28 +237,28 @@ def test_a_part_whose_metrics_are_lost_is_named(damage):
         lab.last_epoch(run)
 
 
-def settings(**options) -> config.Config:
+def settings(**options) -> Config:
     defaults = {"dataset": "digitslt", "data_dir": "data"}
-    return config.resolve_stage1(defaults | options)
+    return resolve_stage1(defaults | options)
 
 
 def test_a_part_is_named_by_its_settings():
     """Every setting but the data folder; the factor of the command line is a float."""
-    name = runs.part(STUDIES, settings()).name
+    name = part(STUDIES, settings()).name
     prefix, _, mark = name.rpartition("-")
     assert prefix == "digitslt-stage1"
     assert len(mark) == 8
     for same in ({"data_dir": "elsewhere"}, {"imbalance_factor": 50.0}, {"loss": "ce"}):
-        assert runs.part(STUDIES, settings(**same)).name == name
+        assert part(STUDIES, settings(**same)).name == name
     others = ({"seed": 1}, {"wd": 0.0}, {"val_per_class": 1}, {"radius": 1.0}, {"unit_norm": True})
-    names = {runs.part(STUDIES, settings(**other)).name for other in others}
+    names = {part(STUDIES, settings(**other)).name for other in others}
     assert len(names - {name}) == len(others)
 
 
 def test_a_fingerprint_does_not_depend_on_the_order_of_settings():
-    assert runs.fingerprint({"a": 1, "b": None}) == runs.fingerprint({"b": None, "a": 1})
-    assert runs.fingerprint({"a": 1, "data_dir": "x"}) == runs.fingerprint({"a": 1})
-    assert runs.fingerprint({"a": 1}) != runs.fingerprint({"a": 2})
+    assert fingerprint({"a": 1, "b": None}) == fingerprint({"b": None, "a": 1})
+    assert fingerprint({"a": 1, "data_dir": "x"}) == fingerprint({"a": 1})
+    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
 
 
 def test_a_part_that_is_finished_is_returned_as_it_is(monkeypatch):

@@ -23,9 +23,15 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import OperationalError
 
-from test_train import stage1
-from wbcli import cli, config, data, figures, runs, stages, tune
-from wbcli.search import BETAS, DONE, RANGES, How, make_space, open_study, run_search, search
+from training.test_fit import stage1
+from wbcli import cli
+from wbcli.config.settings import LOSSES, from_dict
+from wbcli.data import datasets
+from wbcli.report import figures
+from wbcli.runs.run import Run, part
+from wbcli.training import stages
+from wbcli.tune import tune
+from wbcli.tune.search import BETAS, DONE, RANGES, How, make_space, open_study, run_search, search
 
 SHORT = ("--epochs", "2", "--batch-size", "64")
 VALIDATION = ("--val-per-class", "3")
@@ -200,7 +206,7 @@ def test_the_outcome_of_a_search():
     smallest = min(trial["params"]["wd"] for trial in found["trials"])
     assert found["best"] == {"params": {"wd": smallest}, "accuracy": 1 - smallest}
     base = replace(stage1(), selected_on="val")
-    assert config.from_dict(found["settings"]) == replace(base, wd=smallest)
+    assert from_dict(found["settings"]) == replace(base, wd=smallest)
     assert json.loads(Path(found["path"], "result.json").read_text()) == found
 
 
@@ -294,7 +300,7 @@ def test_the_search_space():
     assert space["wd"] == FloatDistribution(*RANGES["stage2"]["wd"], log=True)
     assert space["maxnorm"] == FloatDistribution(0.0, 1.0)
     assert space["radius"].log
-    assert space["loss"].choices == config.LOSSES
+    assert space["loss"].choices == LOSSES
     assert space["beta"].choices == BETAS
 
 
@@ -405,10 +411,10 @@ def tune_stage2(wbcli, *options, run="first") -> dict:
     return json.loads(result.out)
 
 
-def stage2_from_tune(wbcli, *options, run="first") -> tuple[runs.Run, str]:
+def stage2_from_tune(wbcli, *options, run="first") -> tuple[Run, str]:
     result = wbcli("stage2", run, "--from-tune", *options, "--json")
     assert result.code == 0, result.err
-    return runs.Run(Path(json.loads(result.out)["path"])), result.err
+    return Run(Path(json.loads(result.out)["path"])), result.err
 
 
 def test_json_of_stage2(wbcli, runs_dir):
@@ -450,7 +456,7 @@ def test_stage2_trains_with_exactly_what_was_tuned(wbcli, runs_dir, options):
     found = tune_stage2(wbcli, *options.split())
     run, err = stage2_from_tune(wbcli)
     (path,) = Path("runs/studies").glob("tune-stage2-*/result.json")
-    settings = config.from_dict(json.loads(path.read_text())["settings"])
+    settings = from_dict(json.loads(path.read_text())["settings"])
     assert run.config() == settings
     for key, value in found["best"]["params"].items():
         assert getattr(settings, key) == value
@@ -518,7 +524,7 @@ def test_a_run_with_a_name_that_commands_cannot_give(wbcli, runs_dir):
     assert wbcli("tune", "stage2", str(odd), "--trials", "2").code == 0
     assert len(list(Path("runs/studies").glob("*/optuna.db"))) == 1  # '?' ends a path in a URL
     assert wbcli("stage2", str(odd), "--from-tune", "--name", "second").code == 0
-    assert runs.Run(Path("runs/second")).finished
+    assert Run(Path("runs/second")).finished
 
 
 def test_options_of_one_command_from_the_environment(wbcli, runs_dir, monkeypatch):
@@ -563,9 +569,7 @@ def test_children_of_a_run_that_was_chosen_on_the_test_set_inherit_it(wbcli, run
     (path,) = Path("runs/studies").glob("digitslt-stage1-*")
     for line in ("stage2 {} --epochs 1 --name child", "normalize {} --name divided"):
         assert CHOSEN in wbcli(*line.format(path).split()).err
-    assert {runs.Run(Path("runs", n)).config().selected_on for n in ("child", "divided")} == {
-        "test"
-    }
+    assert {Run(Path("runs", n)).config().selected_on for n in ("child", "divided")} == {"test"}
     found = json.loads(wbcli("tune", "normalize", path, "--trials", 2, "--json").out)
     assert found["selected_on"] == "val", "this search itself looked at validation images"
     tune_stage2(wbcli, run=path)
@@ -611,17 +615,17 @@ def tune_stage1(folder, trials, space=WDS, on_epoch=lambda trial, row: None, **o
     def listener(trial):
         yield stages.Listener(on_epoch=lambda row: on_epoch(trial, row))
 
-    args = (Path(folder), data.for_run(base), torch.device("cpu"), listener)
+    args = (Path(folder), datasets.for_run(base), torch.device("cpu"), listener)
     return tune.tune_stage1(base, space, how(trials, 1), *args)
 
 
 def test_the_accuracy_of_a_stage1_trial_is_that_of_its_last_epoch(wbcli):
     found = tune_stage1("runs/studies", 2)
     for trial in found["trials"]:
-        settings = config.from_dict(found["settings"] | trial["params"])
-        run = runs.part(Path("runs/studies"), settings)
+        settings = from_dict(found["settings"] | trial["params"])
+        run = part(Path("runs/studies"), settings)
         assert run.metrics()[-1]["val_accuracy"]["all"] == trial["accuracy"]
-    best = runs.part(Path("runs/studies"), config.from_dict(found["settings"]))
+    best = part(Path("runs/studies"), from_dict(found["settings"]))
     measured = json.loads(wbcli("eval", best.path, "--split", "val", "--json").out)
     assert measured["accuracy"]["all"] == pytest.approx(found["best"]["accuracy"])
     assert measured["selected_on"] == "val"
@@ -658,8 +662,8 @@ def test_a_pruned_training_ends_there(monkeypatch):
     monkeypatch.setattr(figures, "accuracy_against_wd", lambda c: drawn.append(c) or draw(c))
     found = tune_stage1("studies", 3)
     assert [trial["pruned"] for trial in found["trials"]] == [False, True, False]
-    stopped = config.from_dict(found["settings"] | found["trials"][1]["params"])
-    run = runs.part(Path("studies"), stopped)
+    stopped = from_dict(found["settings"] | found["trials"][1]["params"])
+    run = part(Path("studies"), stopped)
     assert [row["epoch"] for row in run.metrics()] == [1]
     assert found["trials"][1]["accuracy"] == run.metrics()[0]["val_accuracy"]["all"]
     assert not run.finished

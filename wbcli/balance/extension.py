@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from wbcli import reference
+from wbcli.balance import reference
 
 FOLDER = Path(__file__).parent
 RECORD = "_build.json"

@@ -9,7 +9,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from wbcli import (
+from wbcli.balance import (
     extension,  # noqa: F401 (registers the ops)
     reference,
 )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim.sgd import sgd
 
-from wbcli import ops
+from wbcli.balance import ops
 
 CONSTRAINTS = ("max_norm", "unit_norm")
 

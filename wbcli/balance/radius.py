@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from wbcli.ops import row_norms
+from wbcli.balance.ops import row_norms
 
 TOLERANCE = 1e-5  # of δ, within which a row lies on the surface of its ball
 

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from wbcli.bench import compare
-from wbcli.data import Dataset, Split, pictures
+from wbcli.bench.ops import compare
+from wbcli.data.datasets import Dataset, Split
 from wbcli.data.loader import PictureBatches, bounds
+from wbcli.data.pictures import decoding
 
 OURS = "wbcli loader"
 DECODER = "decoder alone"
@@ -44,7 +45,7 @@ class PillowPictures(torch.utils.data.Dataset):
     def __getitem__(self, i: int):
         from PIL import Image
 
-        with pictures.pillow_limit(), Image.open(self.pictures.path(i)) as image:
+        with decoding.pillow_limit(), Image.open(self.pictures.path(i)) as image:
             return self.transform(image.convert("RGB")), int(self.labels[i])
 
 
@@ -77,7 +78,7 @@ def run(
             started = time.perf_counter()
             ways[name](number)
             times[name].append(1e6 * (time.perf_counter() - started) / len(chosen))
-    processes = max(1, pictures.workers_to_use())
+    processes = max(1, decoding.workers_to_use())
     return _summarize({name: values[1:] for name, values in times.items()}, processes)
 
 
@@ -90,7 +91,7 @@ def _ways(
         PillowPictures(split, size, source.mean, source.std),
         batch_size,
         shuffle=True,
-        num_workers=pictures.workers_to_use(),
+        num_workers=decoding.workers_to_use(),
         pin_memory=device.type == "cuda",
     )
 

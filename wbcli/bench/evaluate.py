@@ -59,18 +59,18 @@ def _measure(
     name: str, images: int, num_classes: int, num_features: int, device: torch.device
 ) -> tuple[float, float]:
     """Seconds, and the peak in MiB: of the process, or on a GPU of its tensors."""
-    from wbcli import evaluate
+    from wbcli.evaluate import metrics
 
     torch.manual_seed(0)
     classifier = nn.Linear(num_features, num_classes, device=device)
     batches = _random_features(images, num_classes, num_features, device)
     started = time.perf_counter()
     if name == OURS:
-        evaluate.measure(classifier, batches, num_classes)
+        metrics.measure(classifier, batches, num_classes)
     else:
         with torch.no_grad():
             pairs = [(classifier(x), labels) for x, labels in batches]
-        evaluate.measure(nn.Identity(), pairs, num_classes)
+        metrics.measure(nn.Identity(), pairs, num_classes)
     seconds = time.perf_counter() - started
     return seconds, peak_mb(device)
 

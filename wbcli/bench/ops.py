@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wbcli import __version__, extension, ops, reference
-from wbcli.optim import SGD
+from wbcli import __version__
+from wbcli.balance import extension, ops, reference
+from wbcli.balance.optim import SGD
 
 SHAPES = ((100, 64), (100, 512), (1000, 2048), (8142, 2048), (100_000, 2048))
 CLIPPED = ("none", "half", "all")

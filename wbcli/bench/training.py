@@ -21,14 +21,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
-from wbcli import data, evaluate, models
 from wbcli import device as devices
-from wbcli.bench import compare
-from wbcli.config import Config
-from wbcli.data import Dataset, Split, pictures
+from wbcli.bench.ops import compare
+from wbcli.config.settings import Config
+from wbcli.data import datasets
 from wbcli.data.batches import Batches, batches_of
-from wbcli.losses import class_balanced_weights
-from wbcli.train import fit, make_optimizer
+from wbcli.data.datasets import Dataset, Split
+from wbcli.data.pictures import decoding
+from wbcli.evaluate.metrics import group_means, measure
+from wbcli.methods.losses import class_balanced_weights
+from wbcli.models import networks
+from wbcli.training.fit import fit, make_optimizer
 
 OURS = "wbcli"
 WARM_UP = 2  # rounds
@@ -36,11 +39,11 @@ MATMUL = {"cpu": 2048, "cuda": 8192}  # side of the matrix product that stands f
 
 
 class Ours:
-    """`train.fit`, as `wbcli stage1` calls it."""
+    """`fit.fit`, as `wbcli stage1` calls it."""
 
     def __init__(self, split: Split, dataset: Dataset, config: Config, device: torch.device):
         devices.prepare(device, config.precision, config.seed, config.deterministic)
-        self.network = models.for_run(config, dataset.num_classes)
+        self.network = networks.for_run(config, dataset.num_classes)
         self.network.to(device, memory_format=torch.channels_last)
         optimizer = make_optimizer(list(self.network.parameters()), [], [], config)
         weights = class_balanced_weights(dataset.class_counts).float().to(device)
@@ -59,7 +62,7 @@ class PlainTensors:
         torch.manual_seed(config.seed)
         devices.set_float32(config.precision)
         torch.backends.cudnn.benchmark = True
-        self.network = models.for_run(config, dataset.num_classes)
+        self.network = networks.for_run(config, dataset.num_classes)
         self.network.to(device, memory_format=torch.channels_last)
         self.config, source = config, dataset.source
         mean, std = (torch.tensor(x)[:, None, None] for x in (source.mean, source.std))
@@ -117,12 +120,12 @@ class PublishedStyle:
 
         torch.manual_seed(config.seed)
         devices.set_float32(config.precision)
-        self.network = models.for_run(config, dataset.num_classes).to(device)
+        self.network = networks.for_run(config, dataset.num_classes).to(device)
         self.config, self.device, source = config, device, dataset.source
         steps = [transforms.RandomCrop(split.images.shape[2:], padding=source.padding)]
         steps += [transforms.RandomHorizontalFlip()] * source.flip
         steps += [transforms.ToTensor(), transforms.Normalize(source.mean, source.std)]
-        workers = pictures.workers_to_use()
+        workers = decoding.workers_to_use()
         self.loader = DataLoader(
             _PillowImages(split, transforms.Compose(steps)),
             config.batch_size,
@@ -188,7 +191,7 @@ def run(
         training split), `peak_mb` (of its process; on a GPU of its tensors), `flops_per_step`
         and `flop_utilisation` (over those of a product of two large matrices).
     """
-    dataset = data.for_run(config)
+    dataset = datasets.for_run(config)
     times: dict[str, list[float]] = {name: [] for name in WAYS}
     with _Processes(config, steps, device) as processes:
         shuffle = random.Random(0)
@@ -285,7 +288,7 @@ def _serve(
 ) -> None:
     torch.set_num_threads(threads)
     device = devices.resolve(str(device))  # a process has a current GPU of its own
-    dataset = data.for_run(config)
+    dataset = datasets.for_run(config)
     split = dataset.train
     if steps:
         chosen = np.random.default_rng(0).permutation(len(split.labels))
@@ -320,13 +323,13 @@ def _seconds(way, number: int, device: torch.device) -> float:
 
 def _accuracy(network: nn.Module, dataset: Dataset, device: torch.device) -> float:
     batches = batches_of(dataset, "test", device).evaluate()
-    metrics = evaluate.measure(network, batches, dataset.num_classes)
-    return evaluate.group_means(metrics["accuracy"], {})["all"]
+    metrics = measure(network, batches, dataset.num_classes)
+    return group_means(metrics["accuracy"], {})["all"]
 
 
 def flops_per_step(config: Config, dataset: Dataset) -> int:
     """Of the products in a forward and a backward pass, additions counted, too."""
-    network = models.for_run(config, dataset.num_classes)
+    network = networks.for_run(config, dataset.num_classes)
     shape = (config.batch_size, *dataset.source.image)
     with FlopCounterMode(display=False) as counter:
         network(torch.zeros(shape)).sum().backward()

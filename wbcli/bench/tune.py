@@ -14,12 +14,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from wbcli.balance import radius_of
-from wbcli.bench import compare
-from wbcli.config import Config
-from wbcli.heads import Heads, train_heads
-from wbcli.losses import class_balanced_weights
-from wbcli.train import fit, make_optimizer
+from wbcli.balance.radius import radius_of
+from wbcli.bench.ops import compare
+from wbcli.config.settings import Config
+from wbcli.methods.losses import class_balanced_weights
+from wbcli.training.fit import fit, make_optimizer
+from wbcli.training.heads import Heads, train_heads
 
 SHAPES = ((10, 64), (100, 64), (100, 512))
 BATCH = 64
@@ -45,7 +45,7 @@ class RandomFeatures:
 def run(
     shapes: list[tuple[int, int]], num_heads: int, steps: int, rounds: int, device: torch.device
 ) -> list[dict]:
-    """Two results for each shape, as of `bench.run`; `difference` is the largest ‖w − w'‖/‖w'‖."""
+    """Two results for each shape, as of `ops.run`; `difference` is the largest ‖w − w'‖/‖w'‖."""
     results = []
     for num_classes, num_features in shapes:
         torch.manual_seed(0)

@@ -11,7 +11,8 @@ from importlib import import_module
 
 import click
 
-from wbcli import __version__, console, signals
+from wbcli import __version__, console
+from wbcli.training import signals
 from wbcli.words import printable
 
 COMMANDS = {  # command → module of wbcli.cli that holds it

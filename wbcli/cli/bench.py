@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from wbcli import config, console
+from wbcli import console
 from wbcli.cli.options import (
     Command,
     Count,
@@ -16,6 +16,7 @@ from wbcli.cli.options import (
     on_device,
     wrong_usage,
 )
+from wbcli.config.settings import ARCHS, Config, resolve_stage1
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 MAX_ELEMENTS = 2**30  # of a weight
@@ -158,14 +159,14 @@ def tune_command(shapes, heads, steps, rounds, as_json, device, **unused):
     Example:
       wbcli bench tune --shape 100x512
     """
-    from wbcli import bench, bench_tune
     from wbcli import device as devices
+    from wbcli.bench import ops, tune
 
     with wrong_usage():
         device = devices.resolve(device)
-    shapes = list(shapes or bench_tune.SHAPES)
-    results = bench_tune.run(shapes, heads, steps, rounds, device)
-    machine = bench.machine(device)
+    shapes = list(shapes or tune.SHAPES)
+    results = tune.run(shapes, heads, steps, rounds, device)
+    machine = ops.machine(device)
     if as_json:
         names = list(dict.fromkeys(result["shape"] for result in results))
         console.print_json(
@@ -179,7 +180,7 @@ def tune_command(shapes, heads, steps, rounds, as_json, device, **unused):
             + [f"{r['difference']:.1e}"]
             for r in results
         ],
-        f"{_describe(machine)}\n{steps} steps of {bench_tune.BATCH} images; ms: median of {rounds} "
+        f"{_describe(machine)}\n{steps} steps of {tune.BATCH} images; ms: median of {rounds} "
         "rounds; spread: interquartile range over median; ratio: time over that of the heads "
         "trained together; difference: largest, of a row, between the two ways, over its norm",
     )
@@ -194,7 +195,7 @@ def tune_command(shapes, heads, steps, rounds, as_json, device, **unused):
 )
 @click.option(
     "--arch",
-    type=click.Choice(config.ARCHS),
+    type=click.Choice(ARCHS),
     default="resnet20",
     show_default=True,
     help="Network, in memory.",
@@ -234,8 +235,8 @@ def train_command(data, image_size, precision, data_dir, device, as_json, **opti
       wbcli bench train --data digitslt --accuracy 85
       wbcli bench train --data path/to/folder
     """
-    from wbcli import bench
     from wbcli import device as devices
+    from wbcli.bench import ops
 
     with wrong_usage():
         place = str((data_dir or Path("data")).resolve())
@@ -244,12 +245,12 @@ def train_command(data, image_size, precision, data_dir, device, as_json, **opti
         device, given = on_device(device, given, None)
         keys = ("arch", "batch_size", "seed", "compile")
         given |= {key: options[key] for key in keys} | {"image_size": image_size}
-        settings = config.resolve_stage1(given)
+        settings = resolve_stage1(given)
     devices.prepare(device, settings.precision, 0, deterministic=False)
     bench_way = _bench_loading if settings.image_size else _bench_training
     if options["accuracy"] is not None:
         bench_way = _bench_accuracy
-    machine = bench.machine(device)
+    machine = ops.machine(device)
     results, columns, rows, caption = bench_way(settings, device, options)
     if as_json:
         head = {"bench": "train", "machine": machine, "shapes": [settings.dataset]}
@@ -261,16 +262,16 @@ def train_command(data, image_size, precision, data_dir, device, as_json, **opti
 
 
 def _default_data(data_dir: str) -> str:
-    from wbcli.data import fashion
+    from wbcli.data.sets import fashion
 
     return "fashionmnistlt" if fashion.is_here(Path(data_dir)) else "digitslt"
 
 
-def _bench_training(settings: config.Config, device, options: dict) -> tuple:
-    from wbcli import bench_train
+def _bench_training(settings: Config, device, options: dict) -> tuple:
+    from wbcli.bench import training
 
     load(settings)
-    results = bench_train.run(settings, options["steps"], options["rounds"], device)
+    results = training.run(settings, options["steps"], options["rounds"], device)
     keys = ("images_per_second", "epochs_per_minute", "peak_mb", "flop_utilisation")
     return (
         results,
@@ -281,17 +282,17 @@ def _bench_training(settings: config.Config, device, options: dict) -> tuple:
         ],
         f"{settings.dataset}, {settings.arch}, batch {settings.batch_size}, {settings.precision}"
         f"; ms: of a step, median of {options['rounds']} rounds of {options['steps']}; spread: "
-        f"interquartile range over median; ratio: time over that of {bench_train.OURS}; peak: "
+        f"interquartile range over median; ratio: time over that of {training.OURS}; peak: "
         "memory of its process; utilisation: FLOP/s over those of a large matrix product in that "
         "precision",
     )
 
 
-def _bench_accuracy(settings: config.Config, device, options: dict) -> tuple:
-    from wbcli import bench_train
+def _bench_accuracy(settings: Config, device, options: dict) -> tuple:
+    from wbcli.bench import training
 
     load(settings)
-    results = bench_train.run_to_accuracy(
+    results = training.run_to_accuracy(
         settings,
         options["accuracy"],
         device,
@@ -307,11 +308,11 @@ def _bench_accuracy(settings: config.Config, device, options: dict) -> tuple:
     )
 
 
-def _bench_loading(settings: config.Config, device, options: dict) -> tuple:
-    from wbcli import bench_data
+def _bench_loading(settings: Config, device, options: dict) -> tuple:
+    from wbcli.bench.data import OURS, run
 
     dataset, keys = load(settings), ("images", "batch_size", "rounds")
-    results = bench_data.run(dataset, *[options[key] for key in keys], device)
+    results = run(dataset, *[options[key] for key in keys], device)
     keys = ("name", "processes", "images_per_second", "median_us", "spread", "ratio", "per_process")
     return (
         results,
@@ -319,7 +320,7 @@ def _bench_loading(settings: config.Config, device, options: dict) -> tuple:
         [[r[key] for key in keys] for r in results],
         f"{settings.dataset} at {settings.image_size}; µs: of a picture, median of "
         f"{options['rounds']} rounds; spread: interquartile range over median; ratio: time over "
-        f"that of {bench_data.OURS}; per process: images per second and process over those of "
+        f"that of {OURS}; per process: images per second and process over those of "
         "the decoder alone",
     )
 
@@ -344,13 +345,13 @@ def eval_command(shape, images, as_json, device, **unused):
     Example:
       wbcli bench eval --shape 8142x2048 --images 24426
     """
-    from wbcli import bench, bench_eval
     from wbcli import device as devices
+    from wbcli.bench import evaluate, ops
 
     with wrong_usage():
         device = devices.resolve(device)
-    results = bench_eval.run([images // 4, images // 2, images], *shape, device)
-    machine = bench.machine(device)
+    results = evaluate.run([images // 4, images // 2, images], *shape, device)
+    machine = ops.machine(device)
     if as_json:
         name = f"{shape[0]}x{shape[1]}"
         console.print_json(
@@ -374,18 +375,18 @@ def _bench(
 ):
     import torch
 
-    from wbcli import bench
     from wbcli import device as devices
+    from wbcli.bench import ops
 
     with wrong_usage():
         device = devices.resolve(device)
     cases = [
-        bench.Case(shape, share, cache)
-        for shape in shapes or bench.SHAPES
-        for share in shares or bench.CLIPPED
-        for cache in caches or bench.CACHES
+        ops.Case(shape, share, cache)
+        for shape in shapes or ops.SHAPES
+        for share in shares or ops.CLIPPED
+        for cache in caches or ops.CACHES
     ]
-    results = bench.run(
+    results = ops.run(
         name,
         cases,
         getattr(torch, dtype),
@@ -398,7 +399,7 @@ def _bench(
         ),
         on_omission=console.warn,
     )
-    machine = bench.machine(device)
+    machine = ops.machine(device)
     if as_json:
         measured = list(dict.fromkeys(result["shape"] for result in results))
         console.print_json(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from wbcli import config, console
+from wbcli import console
 from wbcli.cli.options import (
     Command,
     data_options,
@@ -16,6 +16,7 @@ from wbcli.cli.options import (
     take,
     wrong_usage,
 )
+from wbcli.config.settings import Config, resolve_stage1
 from wbcli.words import counted
 
 
@@ -163,7 +164,7 @@ def get_command(name, data_dir, **unused):
     click.echo(folder or f"{name} {source.needs}: nothing to download")
 
 
-def _settings(name: str, data_dir: Path | None, options: dict) -> config.Config:
+def _settings(name: str, data_dir: Path | None, options: dict) -> Config:
     with wrong_usage():
         options |= {"dataset": name, "data_dir": str(data_dir or "data"), "precision": "fp32"}
-        return config.resolve_stage1(options)
+        return resolve_stage1(options)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import click
 
-from wbcli import console, runs
+from wbcli import console
 from wbcli.cli.options import (
     CHOSEN_ON_TEST,
     Command,
@@ -17,6 +17,7 @@ from wbcli.cli.options import (
     reference_to,
     wrong_usage,
 )
+from wbcli.runs.run import Run, all_runs
 from wbcli.words import are, counted, has
 
 ACCURACIES = ("many", "medium", "few", "all")
@@ -55,7 +56,7 @@ def eval_command(
       wbcli eval naive digitslt-stage2-001 --json
     """
     from wbcli import device as devices
-    from wbcli.evaluate import evaluate_run
+    from wbcli.evaluate.metrics import evaluate_run
 
     with wrong_usage():
         if as_json and as_csv:
@@ -154,7 +155,7 @@ def runs_command(as_json, runs_dir, **unused):
     Example:
       wbcli runs
     """
-    rows = [_summary(run) for run in runs.all_runs(runs_dir, on_damage=console.warn)]
+    rows = [_summary(run) for run in all_runs(runs_dir, on_damage=console.warn)]
     if as_json:
         console.print_json(rows)
         return
@@ -182,7 +183,7 @@ def _settings(row: dict) -> str:
     return " ".join([row["loss"], f"wd {row['wd']:g}", *constraints])
 
 
-def _summary(run: runs.Run) -> dict:
+def _summary(run: Run) -> dict:
     values, rows = asdict(run.config()) | run.record(), run.metrics()
     keys = (
         "stage",

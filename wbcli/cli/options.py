@@ -9,7 +9,18 @@ from pathlib import Path
 
 import click
 
-from wbcli import config, console, runs
+from wbcli import console
+from wbcli.config.settings import (
+    ARCHS,
+    CACHES,
+    LAYERS,
+    LOSSES,
+    PRECISIONS,
+    RECIPES,
+    SAVE_EVERY,
+    Config,
+)
+from wbcli.runs.run import NAME, Run, find, newest
 from wbcli.words import counted
 
 CHOSEN_ON_TEST = "{run}: its settings were chosen on the test set, so its numbers are too good"
@@ -94,7 +105,7 @@ def everywhere(command: Callable) -> Callable:
         ),
         click.option(
             "--precision",
-            type=click.Choice(config.PRECISIONS),
+            type=click.Choice(PRECISIONS),
             default="auto",
             show_default=True,
             help="Arithmetic; auto is bf16 on a GPU that has it, but fp32 under --recipe released, "
@@ -183,7 +194,7 @@ def training_options(command: Callable) -> Callable:
         click.option(
             "--save-every",
             type=click.IntRange(1),
-            default=config.SAVE_EVERY,
+            default=SAVE_EVERY,
             show_default=True,
             metavar="N",
             help="Write a checkpoint after every N steps, too, not only after an epoch.",
@@ -222,10 +233,10 @@ def setting_options(command: Callable) -> Callable:
             default=None,
             help="Capture whole steps as CUDA graphs (images in memory).",
         ),
-        click.option("--arch", type=click.Choice(config.ARCHS), help="Network."),
+        click.option("--arch", type=click.Choice(ARCHS), help="Network."),
         click.option(
             "--loss",
-            type=click.Choice(config.LOSSES),
+            type=click.Choice(LOSSES),
             help="Cross-entropy (ce) or focal; cb: class-balanced; cb-bce: the released code's.",
         ),
         click.option("--beta", type=float, help="β of the class-balanced losses, in [0, 1)."),
@@ -238,7 +249,7 @@ def setting_options(command: Callable) -> Callable:
         ),
         click.option(
             "--recipe",
-            type=click.Choice(config.RECIPES),
+            type=click.Choice(RECIPES),
             help="Defaults of the paper's text, or of the released code.",
         ),
         click.option(
@@ -262,7 +273,7 @@ def head_options(command: Callable) -> Callable:
         ),
         click.option(
             "--layers",
-            type=click.Choice(config.LAYERS),
+            type=click.Choice(LAYERS),
             help="How many of the last layers train; 1 is the classifier alone.",
         ),
         click.option(
@@ -274,7 +285,7 @@ def head_options(command: Callable) -> Callable:
         ),
         click.option(
             "--cache",
-            type=click.Choice(config.CACHES),
+            type=click.Choice(CACHES),
             help="What features of the frozen network are kept in, or none to run it every "
             "epoch.  [default: fp32]",
         ),
@@ -338,7 +349,7 @@ def kept_when_stopped():
         raise
 
 
-def load(settings: config.Config, origin: runs.Run | None = None, *needs: str):
+def load(settings: Config, origin: Run | None = None, *needs: str):
     """`take` of a data set's files, with the notes on them.
 
     Args:
@@ -352,18 +363,18 @@ def load(settings: config.Config, origin: runs.Run | None = None, *needs: str):
     return dataset
 
 
-def take(settings: config.Config, content=None, origin: runs.Run | None = None, trains=False):
+def take(settings: Config, content=None, origin: Run | None = None, trains=False):
     """The data set of these settings; a setting that it cannot have is wrong usage.
 
     Args:
         content: what `read_files` gave, where the files were read before.
-        origin, trains: see `load` and `data.for_run`.
+        origin, trains: see `load` and `datasets.for_run`.
     """
-    from wbcli import data
+    from wbcli.data import datasets
 
     recorded = origin and origin.data_record()
     with can_be_had():
-        return data.for_run(settings, recorded, content=content, trains=trains)
+        return datasets.for_run(settings, recorded, content=content, trains=trains)
 
 
 @contextmanager
@@ -377,7 +388,7 @@ def can_be_had():
         raise click.UsageError(str(error), click.get_current_context()) from error
 
 
-def without_broken(settings: config.Config) -> config.Config:
+def without_broken(settings: Config) -> Config:
     """The settings without broken and missing files; says which, and what that changes."""
     content = read_files(settings)
     found = examine_files(content)
@@ -403,11 +414,11 @@ def shortened(counts: list[int]) -> str:
     return f"[{ends[0]}, …, {ends[1]}]"
 
 
-def read_files(settings: config.Config):
-    """Lists, folders or arrays of a data set, as `data.read` gives them."""
-    from wbcli import data
+def read_files(settings: Config):
+    """Lists, folders or arrays of a data set, as `datasets.read` gives them."""
+    from wbcli.data import datasets
 
-    return data.read(settings.dataset, settings.data_dir)
+    return datasets.read(settings.dataset, settings.data_dir)
 
 
 def examine_files(content):
@@ -418,13 +429,13 @@ def examine_files(content):
         return check.examine(content, advance)
 
 
-def find_parent(runs_dir: Path, reference: str | None) -> runs.Run:
+def find_parent(runs_dir: Path, reference: str | None) -> Run:
     """The stage-1 run of that name or path, or the newest finished one."""
     if reference is None:
-        run = runs.newest(runs_dir, ("stage1",))
+        run = newest(runs_dir, ("stage1",))
         console.say(f"from run {run.name}, the newest finished stage-1 run")
         return run
-    run = runs.find(runs_dir, reference)
+    run = find(runs_dir, reference)
     config_of_run = run.config()
     if config_of_run.stage != "stage1":
         raise ValueError(
@@ -434,24 +445,22 @@ def find_parent(runs_dir: Path, reference: str | None) -> runs.Run:
     return run
 
 
-def find_runs(runs_dir: Path, names: tuple[str, ...]) -> list[runs.Run]:
+def find_runs(runs_dir: Path, names: tuple[str, ...]) -> list[Run]:
     """The finished runs of these names or paths; without any, the newest one."""
     if names:
-        return [runs.find(runs_dir, name) for name in names]
-    run = runs.newest(runs_dir, ("stage1", "stage2", "normalize"))
+        return [find(runs_dir, name) for name in names]
+    run = newest(runs_dir, ("stage1", "stage2", "normalize"))
     console.say(f"run {run.name}, the newest finished one")
     return [run]
 
 
-def reference_to(run: runs.Run, runs_dir: Path) -> str:
+def reference_to(run: Run, runs_dir: Path) -> str:
     """How a child names its parent: by name within the runs folder, else by path."""
     inside = run.path.resolve().parent == runs_dir.resolve()
-    return run.name if inside and runs.NAME.fullmatch(run.name) else str(run.path.resolve())
+    return run.name if inside and NAME.fullmatch(run.name) else str(run.path.resolve())
 
 
-def on_device(
-    name: str, options: dict, data_dir: Path | None, parent: runs.Run | None = None
-) -> tuple:
+def on_device(name: str, options: dict, data_dir: Path | None, parent: Run | None = None) -> tuple:
     """The device, and the options with the precision and the data folder of this process."""
     from wbcli import device as devices
 
@@ -474,16 +483,16 @@ def _refuse_a_file(ctx, param, folder: Path) -> Path:
 
 def _set_workers(ctx, param, count: int | None) -> None:
     if count is not None:
-        from wbcli.data import pictures
+        from wbcli.data.pictures import decoding
 
-        pictures.workers = count
+        decoding.workers = count
 
 
 def _set_max_pixels(ctx, param, count: int | None) -> None:
     if count is not None:
-        from wbcli.data import pictures
+        from wbcli.data.pictures import decoding
 
-        pictures.max_pixels = count
+        decoding.max_pixels = count
 
 
 def _set_verbosity(level: int) -> Callable:

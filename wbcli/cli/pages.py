@@ -10,8 +10,8 @@ from pathlib import Path
 
 import click
 
-from wbcli import config
 from wbcli.cli import cli
+from wbcli.config.settings import DEFAULTS, SOURCES, Default
 
 DOCS = Path(__file__).parents[2] / "docs"
 TRAINS = ("stage1", "stage2", "tune stage1", "tune stage2", "reproduce")
@@ -133,7 +133,7 @@ def options() -> str:
 
 def recipes() -> str:
     """docs/recipes.md."""
-    sources = [f"- <sup>{letter}</sup> {source}" for letter, source in config.SOURCES.items()]
+    sources = [f"- <sup>{letter}</sup> {source}" for letter, source in SOURCES.items()]
     tables = {stage: _table(stage) for stage in ("stage1", "stage2")}
     return RECIPES.format(sources="\n".join(sources), **tables)
 
@@ -180,7 +180,7 @@ def _help(command: click.Command) -> str:
 
 def _table(stage: str) -> str:
     """The defaults of a stage in config.py, each with the letter of its source."""
-    tables = {key[:2]: table for key, table in config.DEFAULTS.items() if key[2] == stage}
+    tables = {key[:2]: table for key, table in DEFAULTS.items() if key[2] == stage}
     settings = {key for table in tables.values() for key in table}
     columns = {head: keys for head, keys in COLUMNS.items() if settings.intersection(keys)}
     lines = [f"| recipe | data set | {' | '.join(columns)} |", "|---" * (2 + len(columns)) + "|"]
@@ -193,7 +193,7 @@ def _table(stage: str) -> str:
     return "\n".join(lines)
 
 
-def _cell(default: config.Default) -> str:
+def _cell(default: Default) -> str:
     words = {True: "yes", False: "no"}
     value = default.value
     text = words[value] if isinstance(value, bool) else str(value)

@@ -39,7 +39,7 @@ def report_command(names, output, as_json, runs_dir, device, precision, data_dir
     """
     needs_extra("study", "matplotlib")
     from wbcli import device as devices
-    from wbcli import report
+    from wbcli.report import report
 
     with wrong_usage():
         device = devices.resolve(device)

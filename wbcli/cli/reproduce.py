@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from wbcli import config, console, runs, storage
+from wbcli import console
 from wbcli.cli.options import (
     Command,
     Count,
@@ -20,6 +20,9 @@ from wbcli.cli.options import (
     setting_options,
     wrong_usage,
 )
+from wbcli.config.settings import Config, resolve_stage1
+from wbcli.files import storage
+from wbcli.runs import run
 
 STUDIES = ("ablation", "imbalance", "large-scale", "wd-sweep", "norms", "weights2d")
 DRAWN = ("wd-sweep", "norms", "weights2d")  # studies with a figure
@@ -73,13 +76,13 @@ def reproduce_command(study, as_json, runs_dir, **options):
     if study in DRAWN or budget:
         needs_extra("study", "matplotlib", *["optuna"] * bool(budget))
     with wrong_usage():
-        runs.make_folder(runs_dir)
+        run.make_folder(runs_dir)
     dataset = lab.options["dataset"]
     with can_be_had():
-        data = lab.dataset(config.resolve_stage1(lab.options))
+        data = lab.dataset(resolve_stage1(lab.options))
     for note in data.notes:
         console.warn(note)
-    folder = lab.studies / f"{study}-{runs.plain(dataset)}"
+    folder = lab.studies / f"{study}-{run.plain(dataset)}"
     folder.mkdir(parents=True, exist_ok=True)
     result = {"study": study, "dataset": dataset, "seeds": seeds}
     with kept_when_stopped():
@@ -93,7 +96,7 @@ def reproduce_command(study, as_json, runs_dir, **options):
 
 
 def _run(study: str, lab, seeds: list[int], budget, figures: Path, class_counts: list[int]) -> dict:
-    from wbcli import study as tables
+    from wbcli.study import tables
 
     run_table = {
         "ablation": tables.ablation,
@@ -102,7 +105,7 @@ def _run(study: str, lab, seeds: list[int], budget, figures: Path, class_counts:
     }
     if study in run_table:
         return run_table[study](lab, seeds, budget)
-    from wbcli import variants
+    from wbcli.study import variants
 
     if study == "wd-sweep":
         return variants.sweep(lab, seeds, figures)
@@ -112,8 +115,8 @@ def _run(study: str, lab, seeds: list[int], budget, figures: Path, class_counts:
 
 def _open_lab(study: str, studies: Path, options: dict) -> tuple:
     """The lab, the seeds, and what is searched first."""
-    from wbcli.lab import Lab
-    from wbcli.presets import Budget
+    from wbcli.study.presets import Budget
+    from wbcli.training.lab import Lab
 
     _refuse_what_is_settled(study, options)
     device, options = on_device(options.pop("device"), options, options["data_dir"] or Path("data"))
@@ -124,7 +127,7 @@ def _open_lab(study: str, studies: Path, options: dict) -> tuple:
     seeds = list(range(first, first + (count or (3 if seed is None else 1))))
     trials, layers = options.pop("trials"), options.pop("search_layers")
     for seed in (seeds[-1], first):
-        settings = config.resolve_stage1(options | {"seed": seed})
+        settings = resolve_stage1(options | {"seed": seed})
     options |= {key: getattr(settings, key) for key in ("dataset", "data_dir")}
     budget = None
     if trials:
@@ -151,10 +154,10 @@ def _refuse_what_is_settled(study: str, options: dict) -> None:
 
 
 def _listen():
-    from wbcli import stages
+    from wbcli.training import stages
 
     @contextmanager
-    def listen(label: str, settings: config.Config, images: int) -> Iterator[stages.Listener]:
+    def listen(label: str, settings: Config, images: int) -> Iterator[stages.Listener]:
         console.say(label)
         with console.Progress(settings.epochs, images, lines=False) as progress:
             yield stages.Listener(progress.on_batch, progress.on_epoch, on_save=progress.on_save)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from wbcli import config, console, runs
+from wbcli import console
 from wbcli.cli.options import (
     CHOSEN_ON_TEST,
     Command,
@@ -26,7 +26,15 @@ from wbcli.cli.options import (
     without_broken,
     wrong_usage,
 )
-from wbcli.config import Config
+from wbcli.config.settings import (
+    Config,
+    from_dict,
+    resolve_normalize,
+    resolve_stage1,
+    resolve_stage2,
+    stage2_options,
+)
+from wbcli.runs.run import Run, all_runs, changes, create, named, same_images
 from wbcli.words import counted
 
 HOW = ("name", "resume", "dry_run", "as_json", "save_every")  # options that are no settings
@@ -66,7 +74,7 @@ def stage1_command(dataset, runs_dir, device, data_dir, skip_broken, **options):
     with wrong_usage():
         options["dataset"] = dataset
         device, options = on_device(device, options, data_dir or Path("data"))
-        settings = config.resolve_stage1(options)
+        settings = resolve_stage1(options)
     if options["arch"] is None and settings.arch == "resnet34":
         console.say(
             "network: resnet34, the released code's, from which the paper's numbers come "
@@ -75,7 +83,7 @@ def stage1_command(dataset, runs_dir, device, data_dir, skip_broken, **options):
     if skip_broken:
         if how["name"] and not how["resume"]:  # before all files are read
             with wrong_usage():
-                runs.named(runs_dir, how["name"]).must_be_new()
+                named(runs_dir, how["name"]).must_be_new()
         settings = without_broken(settings)
     _train(settings, device, runs_dir, None, **how)
 
@@ -98,7 +106,7 @@ def stage2_command(run, runs_dir, device, data_dir, from_tune, **options):
       wbcli stage2 --maxnorm 0.1
       wbcli stage2 naive --loss cb --wd 0.1 --maxnorm none
     """
-    from wbcli import features
+    from wbcli.training import features
 
     how = {key: options.pop(key) for key in HOW}
     with wrong_usage():
@@ -110,7 +118,7 @@ def stage2_command(run, runs_dir, device, data_dir, from_tune, **options):
         if from_tune:
             needs_extra("study", "optuna", "matplotlib")
             options = _tuned(runs_dir, reference, parent.config(), options)
-        settings = config.resolve_stage2(parent.config(), reference, options)
+        settings = resolve_stage2(parent.config(), reference, options)
         if views and not features.is_frozen(settings):
             raise ValueError(
                 "--views: the network stands still with --layers 1 and --recipe paper only"
@@ -143,16 +151,16 @@ def normalize_command(run, runs_dir, device, name, as_json, data_dir, **options)
     Example:
       wbcli normalize --tau 1.9
     """
-    from wbcli import stages
+    from wbcli.training import stages
 
     with wrong_usage():
         parent = find_parent(runs_dir, run)
         reference = reference_to(parent, runs_dir)
         device, options = on_device(device, options, data_dir, parent)
-        settings = config.resolve_normalize(parent.config(), reference, options)
+        settings = resolve_normalize(parent.config(), reference, options)
     dataset = load(settings, parent, "val")
     with wrong_usage():
-        run = runs.create(runs_dir, settings, name)
+        run = create(runs_dir, settings, name)
     with run.locked():
         try:
             row = stages.normalize(settings, run, parent, dataset, device)
@@ -165,7 +173,7 @@ def _train(
     settings: Config,
     device,
     runs_dir: Path,
-    parent: runs.Run | None,
+    parent: Run | None,
     name: str | None,
     resume: bool,
     dry_run: bool,
@@ -173,7 +181,8 @@ def _train(
     save_every: int,
 ) -> dict | None:
     """Train, or say what would be trained; returns the metrics of the last epoch."""
-    from wbcli import models, stages
+    from wbcli.models import networks
+    from wbcli.training import stages
 
     before = _to_continue(runs_dir, settings, name) if resume else None
     dataset = _load(settings, before, parent)
@@ -184,12 +193,12 @@ def _train(
         return None
     with wrong_usage():
         if settings.init_from:  # before there is a run that could not be trained
-            network = models.for_run(settings, dataset.num_classes)
-            left_out = models.load_init(network, Path(settings.init_from))
+            network = networks.for_run(settings, dataset.num_classes)
+            left_out = networks.load_init(network, Path(settings.init_from))
             if left_out:
                 what = f"{counted(len(left_out), 'tensor')} beside the network, such as"
                 console.warn(f"--init: left out {what} {left_out[0]}")
-        run = before or runs.create(runs_dir, settings, name)
+        run = before or create(runs_dir, settings, name)
     with run.locked():
         with wrong_usage():
             _check_continuable(run, settings, resume)
@@ -221,28 +230,28 @@ def _train(
     return rows[-1]
 
 
-def _to_continue(runs_dir: Path, settings: Config, name: str | None) -> runs.Run | None:
+def _to_continue(runs_dir: Path, settings: Config, name: str | None) -> Run | None:
     """What --resume continues: the run of that name, or of these settings; None: there is none."""
     if name:
         with wrong_usage():
-            run = runs.named(runs_dir, name)
+            run = named(runs_dir, name)
         return run if run.path.is_dir() else None
-    same = [run for run in runs.all_runs(runs_dir) if not runs.changes(run, settings)]
+    same = [run for run in all_runs(runs_dir) if not changes(run, settings)]
     unfinished = [run for run in same if not run.finished]
     return (unfinished or same or [None])[-1]
 
 
-def _load(settings: Config, before: runs.Run | None, parent: runs.Run | None):
+def _load(settings: Config, before: Run | None, parent: Run | None):
     """The data set: with the images of the run that goes on, else of the one that it follows."""
     with wrong_usage():
-        goes_on = before and before.trained and not runs.changes(before, settings)
+        goes_on = before and before.trained and not changes(before, settings)
     if goes_on:
         return load(settings, before, *("train", "val") * (not before.finished))
-    follows = parent and runs.same_images(parent.config(), settings)
+    follows = parent and same_images(parent.config(), settings)
     return load(settings, parent if follows else None, "train", "val")
 
 
-def _check_continuable(run: runs.Run, settings: Config, resume: bool) -> None:
+def _check_continuable(run: Run, settings: Config, resume: bool) -> None:
     """Refuse a run that is not to be continued, or not with these settings.
 
     One in which nothing has been trained may be started with any.
@@ -252,7 +261,7 @@ def _check_continuable(run: runs.Run, settings: Config, resume: bool) -> None:
     run.must_be_ours()
     if not run.started or not (run.resumable or run.finished):
         return
-    changed = runs.changes(run, settings)
+    changed = changes(run, settings)
     if changed:
         schedule = ""
         if any(change.startswith("epochs ") for change in changed):
@@ -264,12 +273,12 @@ def _check_continuable(run: runs.Run, settings: Config, resume: bool) -> None:
 
 
 @contextmanager
-def _kept(run: runs.Run, settings: Config) -> Iterator[Callable[[int, int], None]]:
+def _kept(run: Run, settings: Config) -> Iterator[Callable[[int, int], None]]:
     """Say what is saved, and how to go on, when something ends the training; yields `on_save`.
 
     A run in which nothing was trained leaves nothing behind.
     """
-    from wbcli.data.workers import Killed
+    from wbcli.data.pictures.workers import Killed
 
     saved = None
 
@@ -303,11 +312,11 @@ def _kept(run: runs.Run, settings: Config) -> Iterator[Callable[[int, int], None
 
 def _tuned(runs_dir: Path, reference: str, parent: Config, options: dict) -> dict:
     """What was tuned for this parent run, under what was given here."""
-    from wbcli import tune
+    from wbcli.tune import tune
 
     found = tune.latest(runs_dir / "studies", "stage2", reference, parent, console.warn)
     given = {key: value for key, value in options.items() if value is not None}
-    tuned = config.stage2_options(config.from_dict(found["settings"]), given)
+    tuned = stage2_options(from_dict(found["settings"]), given)
     console.say(
         f"tuned on {found['selected_on']}: {console.format_settings(found['best']['params'])}"
     )
@@ -341,7 +350,7 @@ def _print_settings(settings: Config, dataset, as_json: bool) -> None:
     console.print_table(["setting", "value"], [*rows, ["class_counts", str(dataset.class_counts)]])
 
 
-def _report(run: runs.Run, settings: Config, rows: list[dict], limits: dict, as_json: bool) -> None:
+def _report(run: Run, settings: Config, rows: list[dict], limits: dict, as_json: bool) -> None:
     accuracy, seconds = rows[-1]["accuracy"], sum(row["seconds"] for row in rows)
     if as_json:
         result = {"run": run.name, "path": str(run.path), "seconds": seconds, "accuracy": accuracy}

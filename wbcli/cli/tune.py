@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from wbcli import config, console, runs
+from wbcli import console
 from wbcli.cli.options import (
     Command,
     Count,
@@ -26,7 +26,9 @@ from wbcli.cli.options import (
     setting_options,
     wrong_usage,
 )
-from wbcli.config import Config
+from wbcli.config import settings
+from wbcli.config.settings import Config
+from wbcli.runs.run import first_part, same_images
 from wbcli.words import counted
 
 SEARCHED = {  # stage: what can be searched, and what is unless an option settles it
@@ -137,15 +139,16 @@ def stage1_command(dataset, as_json, device, data_dir, runs_dir, **options):
       wbcli tune stage1 digitslt --val-per-class 20 --trials 12
     """
     needs_extra("study", "optuna", "matplotlib")
-    from wbcli import stages, tune
+    from wbcli.training import stages
+    from wbcli.tune import tune
 
     with wrong_usage():
         how, names, ranges = _how(options), options.pop("names"), options.pop("ranges")
         device, options = on_device(device, options, data_dir or Path("data"))
         names = _searched("stage1", names, ranges, options)
-        base = config.resolve_stage1(options | {"dataset": dataset})
+        base = settings.resolve_stage1(options | {"dataset": dataset})
         space = _space(base, names, ranges)
-    data = load(base, runs.first_part(runs_dir / "studies", base), "train", "val")
+    data = load(base, first_part(runs_dir / "studies", base), "train", "val")
     with wrong_usage():
         base = _selected(base, data, how.select, "repeat this with --val-per-class N")
 
@@ -179,7 +182,8 @@ def stage2_command(run, as_json, device, data_dir, runs_dir, **options):
       wbcli tune stage2 --search wd --search maxnorm --range wd 1e-5 1e-2
     """
     needs_extra("study", "optuna", "matplotlib")
-    from wbcli import heads, tune
+    from wbcli.training import heads
+    from wbcli.tune import tune
 
     with wrong_usage():
         how, names, ranges = _how(options), options.pop("names"), options.pop("ranges")
@@ -190,11 +194,11 @@ def stage2_command(run, as_json, device, data_dir, runs_dir, **options):
         names = _searched("stage2", names, ranges, options)
         if "maxnorm" not in names and "radius" in names:
             options["maxnorm"] = "none"
-        base = config.resolve_stage2(parent.config(), reference, options)
+        base = settings.resolve_stage2(parent.config(), reference, options)
         base = replace(base, views=base.views or min(base.epochs, tune.VIEWS))
         space = _space(base, names, ranges)
         heads.check(base)
-    follows = runs.same_images(parent.config(), base)
+    follows = same_images(parent.config(), base)
     data = load(base, parent if follows else None, "train", "val")
     with wrong_usage():
         base = _selected(base, data, how.select, NO_VALIDATION.format(run=parent.name))
@@ -221,13 +225,13 @@ def normalize_command(run, trials, select, as_json, device, data_dir, runs_dir, 
       wbcli tune normalize
     """
     needs_extra("study", "optuna", "matplotlib")
-    from wbcli import tune
+    from wbcli.tune import tune
 
     with wrong_usage():
         parent = find_parent(runs_dir, run)
         reference = reference_to(parent, runs_dir)
         device, options = on_device(device, options, data_dir, parent)
-        base = config.resolve_normalize(parent.config(), reference, options | {"tau": 1.0})
+        base = settings.resolve_normalize(parent.config(), reference, options | {"tau": 1.0})
     data = load(base, parent, "train", "val")
     with wrong_usage():
         base = _selected(base, data, select, NO_VALIDATION.format(run=parent.name))
@@ -237,7 +241,7 @@ def normalize_command(run, trials, select, as_json, device, data_dir, runs_dir, 
 
 def _how(options: dict):
     """How the search goes; its options are taken out of `options`."""
-    from wbcli import search
+    from wbcli.tune import search
 
     def say(done: int, best: float | None) -> None:
         console.say(f"{counted(done, 'trial')}, best accuracy {console.format_cell(best)}")
@@ -277,7 +281,7 @@ def _searched(stage: str, names: tuple, ranges: tuple, options: dict) -> list[st
 
 def _space(base: Config, names: list[str], ranges: tuple) -> dict:
     """The search space; both ends of every range must be values that the option can have."""
-    from wbcli import search
+    from wbcli.tune import search
 
     space = search.make_space(base.stage, names, {name: (low, high) for name, low, high in ranges})
     for name, distribution in space.items():

@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from wbcli import console, runs
+from wbcli import console
 from wbcli.cli.options import (
     Command,
     NamedPath,
@@ -16,6 +16,7 @@ from wbcli.cli.options import (
     reference_to,
     wrong_usage,
 )
+from wbcli.runs.run import find
 from wbcli.words import counted
 
 
@@ -37,13 +38,13 @@ def predict_command(run, given, top, as_json, as_csv, runs_dir, device, precisio
       wbcli predict digitslt-stage2-001 my-pictures/ one.png
     """
     from wbcli import device as devices
-    from wbcli import predict
+    from wbcli.deploy import predict
 
     with wrong_usage():
         if as_json and as_csv:
             raise ValueError("--json and --csv exclude each other: give one of them")
         device = devices.resolve(device)
-        run = runs.find(runs_dir, run)
+        run = find(runs_dir, run)
         precision = devices.resolve_precision(precision, device, run.config().recipe)
     paths, notes = predict.find_pictures(list(given))
     for note in notes:
@@ -125,7 +126,8 @@ def export_command(run, form, output, checkpoint, as_json, runs_dir, data_dir, *
     """
     if form == "onnx":
         needs_extra("export", "onnx", "onnxscript")
-    from wbcli import data, export, predict
+    from wbcli.data import datasets
+    from wbcli.deploy import export, predict
 
     with wrong_usage():
         (run,) = find_runs(runs_dir, (run,) if run else ())
@@ -135,7 +137,7 @@ def export_command(run, form, output, checkpoint, as_json, runs_dir, data_dir, *
         if not path.parent.is_dir():
             raise ValueError(f"--output {output}: there is no folder {path.parent}")
     model = predict.load(run, checkpoint)
-    dataset = data.for_run(model.config, run.data_record(), data_dir=data_dir)
+    dataset = datasets.for_run(model.config, run.data_record(), data_dir=data_dir)
     images = export.real_images(dataset)
     result = export.export(model, run.name, form, path, images)
     if as_json:

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wbcli.data import Dataset, Split
+from wbcli.data.datasets import Dataset, Split
 from wbcli.data.loader import Normalise, PictureBatches, bounds
-from wbcli.data.pictures import Pictures
+from wbcli.data.pictures.decoding import Pictures
 from wbcli.data.sources import Source
 
 EVAL_BATCH = 500

@@ -11,11 +11,12 @@ from typing import NamedTuple
 import numpy as np
 from torch.utils.data import Dataset
 
-from wbcli.data import duplicates, pictures
+from wbcli.data import duplicates
 from wbcli.data.duplicates import SPLITS, WORDS
-from wbcli.data.pictures import BrokenPicture, Pictures
-from wbcli.data.readers import Content, Problem
-from wbcli.data.workers import by_workers
+from wbcli.data.pictures import decoding
+from wbcli.data.pictures.decoding import BrokenPicture, Pictures
+from wbcli.data.pictures.workers import by_workers
+from wbcli.files.readers import Content, Problem
 from wbcli.words import has
 
 CHUNK = 16  # files that a process reads at a time
@@ -110,8 +111,8 @@ class _Files(Dataset):
 
 def _read(path: Path) -> tuple[np.ndarray | None, str | None]:
     try:
-        content = pictures.read_bytes(path)
-        pictures.decode(content, (8, 8), pictures.centre_crop)
+        content = decoding.read_bytes(path)
+        decoding.decode(content, (8, 8), decoding.centre_crop)
     except BrokenPicture as error:
         return None, str(error)
     except OSError as error:

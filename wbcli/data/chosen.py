@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wbcli.data.pictures import Pictures
+from wbcli.data.pictures.decoding import Pictures
 from wbcli.words import are, composed, counted, printable
 
 MAX_PACKED = 1 << 28  # bytes; iNaturalist 2018's 437,513 names are 12 million

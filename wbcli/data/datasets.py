@@ -13,9 +13,9 @@ import numpy as np
 from wbcli.data import chosen, longtail, record, sources
 from wbcli.data.chosen import Chosen, Images
 from wbcli.data.left_out import no_test_pictures, usable
-from wbcli.data.pictures import Pictures
-from wbcli.data.readers import Arrays, Content
+from wbcli.data.pictures.decoding import Pictures
 from wbcli.data.record import Record
+from wbcli.files.readers import Arrays, Content
 
 # What chooses the images of a run, in `load` and in its Config.
 SELECTION = ("imbalance_factor", "imbalance_type", "subset", "val_per_class")

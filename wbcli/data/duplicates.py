@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wbcli.data.pictures import Pictures
-from wbcli.data.readers import Content, Problem
+from wbcli.data.pictures.decoding import Pictures
+from wbcli.files.readers import Content, Problem
 from wbcli.words import counted
 
 SPLITS = ("train", "val", "test")

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from wbcli.data.pictures import Pictures
-from wbcli.data.readers import Arrays, Content
+from wbcli.data.pictures.decoding import Pictures
+from wbcli.files.readers import Arrays, Content
 from wbcli.words import counted
 
 

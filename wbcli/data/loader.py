@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wbcli.data import Split, pictures
-from wbcli.data.pictures import BrokenPicture
+from wbcli.data.datasets import Split
+from wbcli.data.pictures import decoding
+from wbcli.data.pictures.decoding import BrokenPicture
+from wbcli.data.pictures.workers import Workers
 from wbcli.data.sources import Source
-from wbcli.data.workers import Workers
 
 IN_ORDER = -1  # in the place of an epoch: evaluation
 
@@ -105,14 +106,14 @@ class Decoder:
 
     def decode(self, seed: int, epoch: int, i: int) -> np.ndarray:
         """Picture i as the epoch sees it, uint8 [S, S, 3]."""
-        content = pictures.read_bytes(self.pictures.path(i))
+        content = decoding.read_bytes(self.pictures.path(i))
         size = (self.image_size, self.image_size)
         if epoch == IN_ORDER:
-            return pictures.decode(content, size, pictures.eval_crop)
+            return decoding.decode(content, size, decoding.eval_crop)
         generator = np.random.default_rng([seed, epoch, i])
         mirrored = generator.integers(2)
-        image = pictures.decode(
-            content, size, lambda width, height: pictures.random_crop(width, height, generator)
+        image = decoding.decode(
+            content, size, lambda width, height: decoding.random_crop(width, height, generator)
         )
         return image[:, ::-1] if mirrored else image
 

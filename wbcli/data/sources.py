@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from wbcli.data import cifar, digits, fashion, folder, split_lists
-from wbcli.data.readers import Content
+from wbcli.data.sets import cifar, digits, fashion, folder, split_lists
+from wbcli.files.readers import Content
 
 
 @dataclass(frozen=True)

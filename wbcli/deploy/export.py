@@ -20,13 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wbcli import __version__, data, models
-from wbcli.data import loader
+from wbcli import __version__
+from wbcli.data import datasets, loader
 from wbcli.data.loader import Normalise
-from wbcli.data.pictures import Pictures
-from wbcli.evaluate import logits_of
-from wbcli.predict import Model
-from wbcli.storage import replacing
+from wbcli.data.pictures.decoding import Pictures
+from wbcli.deploy.predict import Model
+from wbcli.evaluate.metrics import logits_of
+from wbcli.files.storage import replacing
+from wbcli.models import networks
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}
 TOLERANCE = 1e-4  # of the largest logit; float32 sums differ in their order
@@ -112,7 +113,7 @@ def metadata(model: Model, run_name: str) -> dict[str, Any]:
     }
 
 
-def real_images(dataset: data.Dataset) -> Tensor:
+def real_images(dataset: datasets.Dataset) -> Tensor:
     """Some test images as the network takes them, uint8 [B, C, H, W]."""
     split = dataset.test
     index = np.linspace(0, len(split.labels) - 1, IMAGES).astype(int)
@@ -194,7 +195,7 @@ def _read_safetensors(path: Path) -> tuple[str, Logits]:
     with safe_open(path, "pt") as file:
         about = json.loads(file.metadata()[KEY])
         weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    network = models.build(
+    network = networks.build(
         about["arch"], len(about["class_names"]), about["image"][0], bottleneck=about["bottleneck"]
     )
     network.load_state_dict(weights)

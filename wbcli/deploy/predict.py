@@ -13,16 +13,17 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from wbcli import data, evaluate
-from wbcli.config import Config
-from wbcli.data import pictures, sources
+from wbcli.config.settings import Config
+from wbcli.data import datasets, sources
 from wbcli.data.loader import Normalise
-from wbcli.data.pictures import EXTENSIONS, BrokenPicture
-from wbcli.data.walk import LeftOut, pictures_below, sentences
-from wbcli.data.workers import by_workers
+from wbcli.data.pictures import decoding
+from wbcli.data.pictures.decoding import EXTENSIONS, BrokenPicture
+from wbcli.data.pictures.walk import LeftOut, pictures_below, sentences
+from wbcli.data.pictures.workers import by_workers
 from wbcli.device import autocast
-from wbcli.models import Network
-from wbcli.runs import Run
+from wbcli.evaluate import metrics
+from wbcli.models.networks import Network
+from wbcli.runs.run import Run
 
 BATCH = 32
 
@@ -54,9 +55,9 @@ class Files(Dataset):
 
     def __init__(self, paths: list[Path], model: Model):
         self.paths, self.image = paths, model.image
-        self.crop = pictures.eval_crop
+        self.crop = decoding.eval_crop
         if model.config.image_size is None:  # small images have no margin to cut off
-            self.crop = partial(pictures.centre_crop, aspect=self.image[2] / self.image[1])
+            self.crop = partial(decoding.centre_crop, aspect=self.image[2] / self.image[1])
 
     def __getitem__(self, part: slice) -> list[np.ndarray | str]:
         return [self.read(path) for path in self.paths[part]]
@@ -66,8 +67,8 @@ class Files(Dataset):
         try:
             if path.exists() and not path.is_file():  # a pipe would be waited for
                 return "not a regular file"
-            content = pictures.read_bytes(path)
-            return pictures.decode(
+            content = decoding.read_bytes(path)
+            return decoding.decode(
                 content, (height, width), self.crop, "RGB" if channels == 3 else "L"
             )
         except (BrokenPicture, OSError) as error:
@@ -81,8 +82,8 @@ def load(run: Run, checkpoint: str | None = None) -> Model:
         checkpoint: `last` or `best`; None takes what the run's recipe says.
     """
     config = run.config()
-    names = run.class_names() or data.for_run(config, run.data_record()).class_names
-    checkpoint = checkpoint or evaluate.default_checkpoint(config)
+    names = run.class_names() or datasets.for_run(config, run.data_record()).class_names
+    checkpoint = checkpoint or metrics.default_checkpoint(config)
     kept = run.temperature(checkpoint, config.tta)
     missing = ""
     if kept is None:
@@ -143,7 +144,7 @@ def predict(
         if whole:
             images = normalise(torch.from_numpy(np.stack(whole)).to(device))
             with autocast(device, precision):
-                logits = evaluate.logits_of(network, images, model.config.tta)
+                logits = metrics.logits_of(network, images, model.config.tta)
             answers = iter(_best(model, logits, top))
         for path, image in zip(paths[part], batch, strict=True):
             yield path, image if isinstance(image, str) else next(answers)

@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wbcli import data
-from wbcli.config import Config
+from wbcli.balance.ops import row_norms
+from wbcli.config.settings import Config
+from wbcli.data import datasets
 from wbcli.data.batches import Batches, batches_of
 from wbcli.device import autocast, resolve_precision
-from wbcli.models import Network
-from wbcli.ops import row_norms
+from wbcli.models.networks import Network
 
 ECE_BINS = 15
 TEMPERED = ("temperature", "nll_with_temperature", "ece_with_temperature")
@@ -224,7 +224,7 @@ def evaluate_run(
     """What `wbcli eval` prints of a run, and writes into its result.json.
 
     Args:
-        run: a finished `runs.Run`.
+        run: a finished `run.Run`.
         split: `test`, `val` or `train`.
         checkpoint, tta: `last` or `best`, and mirror images; None takes what the recipe says.
         precision: `auto` takes what the run's recipe says.
@@ -239,7 +239,7 @@ def evaluate_run(
             not the one that the run had.
     """
     config = run.config()
-    dataset = data.for_run(config, run.data_record(), data_dir=data_dir)
+    dataset = datasets.for_run(config, run.data_record(), data_dir=data_dir)
     dataset.require(split)
     for note in [*dataset.notes, *dataset.changes]:
         on_note(note)
@@ -283,7 +283,7 @@ def _kept_temperature(
 
 def _measure_split(
     network: nn.Module,
-    dataset: data.Dataset,
+    dataset: datasets.Dataset,
     split: str,
     device: torch.device,
     tta: bool,
@@ -309,7 +309,7 @@ def _result(
     name: str,
     config: Config,
     network: Network,
-    dataset: data.Dataset,
+    dataset: datasets.Dataset,
     chosen: dict,
     metrics: dict,
 ) -> dict:
@@ -331,7 +331,7 @@ def _result(
     }
 
 
-def _known_counts(run, dataset: data.Dataset) -> list[int]:
+def _known_counts(run, dataset: datasets.Dataset) -> list[int]:
     if dataset.class_counts is None:
         raise ValueError(
             f"run {run.name} does not say how many images of each class trained it, by which "
@@ -372,7 +372,7 @@ def _reliability(metrics: dict) -> list[dict]:
     ]
 
 
-def _per_class(network: nn.Module, dataset: data.Dataset, metrics: dict) -> list[dict]:
+def _per_class(network: nn.Module, dataset: datasets.Dataset, metrics: dict) -> list[dict]:
     norms = row_norms(network.classifier.weight.detach()).tolist()
     return [
         {

@@ -13,7 +13,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from wbcli.data import pickles
+from wbcli.files import pickles
 
 CHUNK = 1 << 20
 MAX_IDX_BYTES = 1 << 30  # unpacked; Fashion-MNIST has 47 million

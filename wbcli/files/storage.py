@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from wbcli.data.readers import read_bytes
+from wbcli.files.readers import read_bytes
 
 MAX_JSON_BYTES = 2**26  # the lists of a million broken files are half of it
 

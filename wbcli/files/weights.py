@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from wbcli.data import pickles
-from wbcli.data.readers import open_regular
+from wbcli.files import pickles
+from wbcli.files.readers import open_regular
 
 ZIP = b"PK\x03\x04"
 LEGACY_PICKLES = 5  # of PyTorch before 1.6: magic number, version, system, content, storages

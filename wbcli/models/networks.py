@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wbcli import weights as weight_files
 from wbcli.data import sources
+from wbcli.files import weights as weight_files
 
 DEPTH_AND_WIDTH = {  # blocks per stage, channels of the first stage
     "resnet8": (1, 16),

@@ -14,7 +14,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from wbcli.storage import replacing
+from wbcli.files.storage import replacing
 
 Model = dict[str, Any]  # what `wbcli eval --json` prints of a run
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from wbcli.canvas import (
+from wbcli.report.canvas import (
     COLOURS,
     GREY,
     MAX_CLASSES,
@@ -30,7 +30,7 @@ from wbcli.canvas import (
     save,
     styled,
 )
-from wbcli.weights_2d import animate_weights_2d, weights_2d
+from wbcli.report.weights_2d import animate_weights_2d, weights_2d
 
 __all__ = [
     "Model",

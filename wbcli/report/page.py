@@ -10,8 +10,8 @@ import xml.etree.ElementTree as ET
 from html import escape
 from typing import Any, NamedTuple
 
-from wbcli.canvas import SIZE, Model
 from wbcli.console import format_cell
+from wbcli.report.canvas import SIZE, Model
 from wbcli.words import counted
 
 COLUMNS = {  # heading: where the number is in a result

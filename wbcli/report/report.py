@@ -9,11 +9,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from wbcli import figures, runs, storage
-from wbcli.evaluate import evaluate_run
-from wbcli.ops import row_norms
-from wbcli.page import Picture, render
-from wbcli.runs import Run
+from wbcli.balance.ops import row_norms
+from wbcli.evaluate.metrics import evaluate_run
+from wbcli.files import storage
+from wbcli.report import figures
+from wbcli.report.page import Picture, render
+from wbcli.runs.run import Run, all_runs, find
 
 NOT_COMPARED = ("wd", "data_dir", "eval_every")  # what runs on one curve over λ may differ in
 WORDS = {  # figure: heading, what to see in it
@@ -164,7 +165,7 @@ def decay_curves(stage1_runs: list[Run]) -> tuple[list[tuple[str, list[tuple[flo
         settings = _all_but_wd(run)
         same = [
             other
-            for other in runs.all_runs(run.path.parent)
+            for other in all_runs(run.path.parent)
             if other.finished and _all_but_wd(other) == settings
         ]
         last = [(other.config().wd, (other.metrics() or [{}])[-1]) for other in same]
@@ -264,7 +265,7 @@ def _unique(some: list[Run | None]) -> list[Run]:
 def _parent(run: Run) -> Run | None:
     """The run that it started from; None where that one is gone."""
     try:
-        return runs.find(run.path.parent, run.config().parent)
+        return find(run.path.parent, run.config().parent)
     except ValueError:
         return None
 

@@ -12,8 +12,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from wbcli.canvas import GREY, MAX_NAMES, PNG_DPI, by_count, new_figure, plain, styled
-from wbcli.storage import replacing
+from wbcli.files.storage import replacing
+from wbcli.report.canvas import GREY, MAX_NAMES, PNG_DPI, by_count, new_figure, plain, styled
 
 ANIMATION_SECONDS = 8
 Variant = tuple[str, list[tuple[str, np.ndarray]]]  # (title, [(moment, rows [K, 2])])

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from wbcli.storage import saying_what
+from wbcli.files.storage import saying_what
 
 NAME = ".lock"
 

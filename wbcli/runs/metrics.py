@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from wbcli.storage import is_number
+from wbcli.files.storage import is_number
 
 MAX_BYTES = 2**29  # 200 epochs of iNaturalist 2018 are a tenth of it
 GROUPS = ("all", "many", "medium", "few")

@@ -15,13 +15,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from wbcli import locks
-from wbcli.config import Config, from_dict, resolved_limits
-from wbcli.data import SELECTION, Chosen, Record, chosen, sources
-from wbcli.data.readers import read_bytes
+from wbcli.config.settings import Config, from_dict, resolved_limits
+from wbcli.data import chosen, sources
+from wbcli.data.datasets import SELECTION, Chosen, Record
 from wbcli.data.record import check_classes
-from wbcli.metrics import MAX_BYTES, rows_of
-from wbcli.storage import is_number, read_json, saying_what, write_file, write_json
+from wbcli.files.readers import read_bytes
+from wbcli.files.storage import is_number, read_json, saying_what, write_file, write_json
+from wbcli.runs import locks
+from wbcli.runs.metrics import MAX_BYTES, rows_of
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 TEMPORARY = re.compile(r"\.(?:[a-z]+(?:\.[a-z0-9]+)+\.\d+\.partial|features\.\d+\.\d+)")  # ours
@@ -163,7 +164,7 @@ class Run:
             raise ValueError(f"{path} cannot be read: {error}; {REMEDIES[IMAGES]}") from error
 
     def data_record(self) -> Record:
-        """What it recorded of the data set that trained it: see `data.for_run`."""
+        """What it recorded of the data set that trained it: see `datasets.for_run`."""
         config = self.config()
         record = Record(
             run=self.name,
@@ -282,7 +283,7 @@ class Run:
 
     def load_state(self, name: str) -> dict[str, Any]:
         """Raises ValueError when the file is torn or holds more than tensors and containers."""
-        from wbcli import weights
+        from wbcli.files import weights
 
         path, wanted = self.path / name, STATES[name]
         try:
@@ -306,7 +307,7 @@ class Run:
         write_file(self.path / "model.safetensors", content)
 
     def load_weights(self) -> dict[str, Any]:
-        from wbcli import weights
+        from wbcli.files import weights
 
         path = self.path / "model.safetensors"
         try:
@@ -327,7 +328,7 @@ class Run:
         Raises:
             ValueError: other classes, no such checkpoint, or weights of another network.
         """
-        from wbcli import models
+        from wbcli.models import networks
 
         config, num_classes = self.config(), len(class_names)
         check_classes(self.name, self.class_names(), class_names)
@@ -336,7 +337,7 @@ class Run:
                 f"run {self.name} kept no best epoch: that needs validation images "
                 "(train with --val-per-class N)"
             )
-        network = models.for_run(config, num_classes)
+        network = networks.for_run(config, num_classes)
         last = checkpoint == "last"
         weights = self.load_weights() if last else self.load_state("best.pt")["model"]
         try:

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from wbcli import heads
-from wbcli.config import Config
-from wbcli.lab import Lab, last_epoch
-from wbcli.runs import Run
+from wbcli.config.settings import Config
+from wbcli.runs.run import Run
+from wbcli.training import heads
+from wbcli.training.lab import Lab, last_epoch
 from wbcli.words import counted
 
 if TYPE_CHECKING:
-    from wbcli.study import Row
+    from wbcli.study.tables import Row
 
 ROUND = 8  # candidates of a search that train together
 Preset = dict[str, Any]  # wd, lr, maxnorm, tau, loss: options of stage 2 and of normalize
@@ -127,7 +127,7 @@ def values(
 
 def _search(lab: Lab, row: "Row", seeds: list[int], budget: Budget) -> Preset:
     """The best of the trials on validation images, mean over the seeds."""
-    from wbcli import search, tune
+    from wbcli.tune import search, tune
 
     own = {"val_per_class": budget.val_per_class} | ({} if row.tuned else {"wd": 0.0})
     first = f"for the search: {'WD' if row.tuned else 'naive'}"

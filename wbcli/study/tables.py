@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from wbcli import presets
-from wbcli.lab import Lab, last_epoch
-from wbcli.presets import Budget, Preset
-from wbcli.runs import Run
+from wbcli.runs.run import Run
+from wbcli.study import presets
+from wbcli.study.presets import Budget, Preset
+from wbcli.training.lab import Lab, last_epoch
 
 GROUPS = ("many", "medium", "few", "all")
 IMBALANCE_FACTORS = (100, 50, 10)
@@ -69,7 +69,7 @@ class Row:
 
 def paper_tables() -> dict[str, Any]:
     """Every figure of the paper's tables."""
-    return json.loads(files("wbcli").joinpath("paper_tables.json").read_text())
+    return json.loads(files("wbcli.study").joinpath("paper_tables.json").read_text())
 
 
 def ablation_rows() -> list[tuple[Row, dict[str, float]]]:

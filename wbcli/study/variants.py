@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from wbcli import figures, models
-from wbcli.balance import relative_radius
+from wbcli.balance.radius import relative_radius
 from wbcli.device import prepare
-from wbcli.lab import Lab, last_epoch
-from wbcli.runs import Run
-from wbcli.study import GROUPS, mean_and_std
+from wbcli.models import networks
+from wbcli.report import figures
+from wbcli.runs.run import Run
+from wbcli.study.tables import GROUPS, mean_and_std
+from wbcli.training.lab import Lab, last_epoch
 
 SWEEP = (0.0, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2)
 MAX_FRAMES = 40  # of the animation, after its first
@@ -83,7 +84,7 @@ def _train(lab: Lab, seeds: list[int], **options: Any) -> dict[str, list[Run]]:
 
 
 def _row(name: str, runs: list[Run]) -> dict[str, Any]:
-    """A row as of `study.run_table`, without a figure of the paper."""
+    """A row as of `tables.run_table`, without a figure of the paper."""
     last = [last_epoch(run) for run in runs]
     clipped = [None if e["clipped_fraction"] is None else 100 * e["clipped_fraction"] for e in last]
     config = runs[0].config()
@@ -102,7 +103,7 @@ def _weights_by_epoch(lab: Lab, run: Run) -> list[tuple[str, np.ndarray]]:
     config = run.config()
     prepare(lab.device, config.precision, config.seed, config.deterministic)
     start = (
-        models.for_run(config, lab.dataset(config).num_classes).classifier.weight.detach().numpy()
+        networks.for_run(config, lab.dataset(config).num_classes).classifier.weight.detach().numpy()
     )
     return [("start", start)] + [
         (f"epoch {row['epoch']}", np.array(row["weight"])) for row in run.metrics()

@@ -9,29 +9,31 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wbcli import data, evaluate, models
-from wbcli.balance import clipped_fraction
-from wbcli.config import Config
+from wbcli.balance.ops import row_norms
+from wbcli.balance.radius import clipped_fraction
+from wbcli.config.settings import Config
+from wbcli.data import datasets
 from wbcli.data.batches import Batches, batches_of
 from wbcli.device import autocast
-from wbcli.ops import row_norms
+from wbcli.evaluate.metrics import group_means, measure
+from wbcli.models import networks
 
 
-def splits_to_measure(dataset: data.Dataset, device: torch.device) -> dict[str, Batches]:
+def splits_to_measure(dataset: datasets.Dataset, device: torch.device) -> dict[str, Batches]:
     names = ["test"] + ["val"] * (dataset.val is not None)
     return {name: batches_of(dataset, name, device) for name in names}
 
 
 def norms(
     config: Config,
-    network: models.Network,
+    network: networks.Network,
     constrained: list[nn.Parameter],
     radii: list[float],
     starts: list[tuple[Tensor, Tensor]],
 ) -> dict[str, Any]:
     """Row norms of the classifier; radius (one per layer if several) and share of clipped rows.
 
-    starts: see `balance.clipped_fraction`.
+    starts: see `radius.clipped_fraction`.
     """
     bound = config.constraint() == "max_norm"
     weight = network.classifier.weight.detach()
@@ -44,16 +46,16 @@ def norms(
 
 
 def accuracies(
-    config: Config, network: nn.Module, dataset: data.Dataset, splits: dict
+    config: Config, network: nn.Module, dataset: datasets.Dataset, splits: dict
 ) -> dict[str, Any]:
     """`test_loss`, `accuracy` and `per_class_accuracy` on the test set; `val_…` beside them."""
     row: dict[str, Any] = {}
     for split, batches in splits.items():
         prefix = "" if split == "test" else f"{split}_"
         with autocast(batches.labels.device, config.precision):
-            metrics = evaluate.measure(network, batches.evaluate(), dataset.num_classes)
+            metrics = measure(network, batches.evaluate(), dataset.num_classes)
         row[f"{split}_loss"] = metrics["nll"]
-        row[f"{prefix}accuracy"] = evaluate.group_means(metrics["accuracy"], dataset.groups())
+        row[f"{prefix}accuracy"] = group_means(metrics["accuracy"], dataset.groups())
         row[f"{prefix}per_class_accuracy"] = [
             None if np.isnan(value) else value for value in metrics["accuracy"].tolist()
         ]

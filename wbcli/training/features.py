@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from wbcli import data
-from wbcli.config import Config
+from wbcli.config.settings import Config
+from wbcli.data import datasets
 from wbcli.data.batches import Batches, batches_of
 from wbcli.data.loader import PictureBatches, bounds
 from wbcli.device import autocast, free_bytes
@@ -148,7 +148,7 @@ def can_cache(config: Config) -> bool:
 
 def of_splits(
     network: nn.Module,
-    dataset: data.Dataset,
+    dataset: datasets.Dataset,
     config: Config,
     device: torch.device,
     folder: Path,

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wbcli.config import Config
+from wbcli.balance.optim import SGD, project
+from wbcli.config.settings import Config
 from wbcli.data.batches import Batches
 from wbcli.device import autocast
-from wbcli.graph import GraphedEpochs
-from wbcli.losses import LOSSES
-from wbcli.models import set_training_mode
-from wbcli.optim import SGD, project
-from wbcli.signals import whole
+from wbcli.methods.losses import LOSSES
+from wbcli.models.networks import set_training_mode
+from wbcli.training.graph import GraphedEpochs
+from wbcli.training.signals import whole
 
 CHECK_EVERY = 100  # steps after which a loss that is not finite is noticed
 

@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wbcli.balance import radius_of
-from wbcli.config import Config
-from wbcli.features import Features, can_cache
-from wbcli.losses import LOSSES, class_balanced_weights
-from wbcli.ops import row_norms
-from wbcli.optim import SGD
+from wbcli.balance.ops import row_norms
+from wbcli.balance.optim import SGD
+from wbcli.balance.radius import radius_of
+from wbcli.config.settings import Config
+from wbcli.methods.losses import LOSSES, class_balanced_weights
+from wbcli.training.features import Features, can_cache
 
 OWN = ("wd", "lr", "maxnorm", "radius", "beta", "loss")  # settings that differ among heads
 
@@ -50,7 +50,7 @@ def train_heads(
 ) -> Heads:
     """Train a head for each Config, all from `start`, on the same batches.
 
-    Each ends where `train.fit` would have taken it alone, but for the order of summation in
+    Each ends where `fit.fit` would have taken it alone, but for the order of summation in
     the matrix products: within 1e-6 of the row's norm in float32 after 60 steps, with cb-bce
     within 1e-3 (it amplifies rounding where p is near 1).
 

@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 
-from wbcli import config, data, features, stages
-from wbcli.config import Config
-from wbcli.features import Features
-from wbcli.models import Network
-from wbcli.runs import Run, first_part, part
-from wbcli.training import ignore
+from wbcli.config.settings import Config, resolve_normalize, resolve_stage1, resolve_stage2
+from wbcli.data import datasets
+from wbcli.models.networks import Network
+from wbcli.runs.run import Run, first_part, part
+from wbcli.training import features, stages
+from wbcli.training.features import Features
+from wbcli.training.session import ignore
 
 STAGE2_ONLY = ("beta", "project")  # settings that a study passes on to stage 2 alone
 
@@ -46,12 +47,12 @@ class Lab:
     listen: Callable[[str, Config, int], AbstractContextManager[stages.Listener]] = silent
     num_frozen: int = 2
     on_note: Callable[[str], None] = ignore
-    _datasets: dict[str, data.Dataset] = field(default_factory=dict)
+    _datasets: dict[str, datasets.Dataset] = field(default_factory=dict)
     _frozen: dict[str, tuple[Network, dict[str, Features]]] = field(default_factory=dict)
 
     def stage1(self, seed: int, label: str, **options: Any) -> Run:
         given = {k: v for k, v in self.options.items() if k not in STAGE2_ONLY}
-        return self._train(config.resolve_stage1(given | {"seed": seed} | options), label)
+        return self._train(resolve_stage1(given | {"seed": seed} | options), label)
 
     def stage2(self, parent: Run, label: str, **options: Any) -> Run:
         settings = self.stage2_settings(parent, **options)
@@ -61,24 +62,24 @@ class Lab:
     def stage2_settings(self, parent: Run, **options: Any) -> Config:
         keys = (*STAGE2_ONLY, "eval_every", "precision", "deterministic", "data_dir")
         given = {key: self.options.get(key) for key in keys}
-        return config.resolve_stage2(parent.config(), parent.name, given | options)
+        return resolve_stage2(parent.config(), parent.name, given | options)
 
     def normalize(self, parent: Run, tau: float, label: str) -> Run:
         given = {key: self.options[key] for key in ("precision", "data_dir")}
-        settings = config.resolve_normalize(parent.config(), parent.name, given | {"tau": tau})
+        settings = resolve_normalize(parent.config(), parent.name, given | {"tau": tau})
         run = part(self.studies, settings)
         if not run.finished:
             with run.locked(), self.listen(label, settings, 0):
                 stages.normalize(settings, run, parent, self.dataset(settings), self.device)
         return run
 
-    def dataset(self, settings: Config) -> data.Dataset:
+    def dataset(self, settings: Config) -> datasets.Dataset:
         """The images of these settings: those of the parts that were trained on such before."""
-        key = str([settings.dataset, *[getattr(settings, name) for name in data.SELECTION]])
+        key = str([settings.dataset, *[getattr(settings, name) for name in datasets.SELECTION]])
         if key not in self._datasets:
             first = first_part(self.studies, settings)
             recorded = first and first.data_record()
-            found = self._datasets[key] = data.for_run(settings, recorded, trains=True)
+            found = self._datasets[key] = datasets.for_run(settings, recorded, trains=True)
             found.require("train", "val")
             for change in found.changes:
                 self.on_note(change)

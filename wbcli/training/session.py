@@ -9,17 +9,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from wbcli import data, epochs, evaluate, models
-from wbcli.balance import radius_of, rows_at
-from wbcli.config import Config
+from wbcli.balance.radius import radius_of, rows_at
+from wbcli.config.settings import Config
+from wbcli.data import datasets
 from wbcli.data.loader import bounds
 from wbcli.data.record import check_classes
 from wbcli.device import environment
-from wbcli.losses import class_balanced_weights
-from wbcli.metrics import rows_of
-from wbcli.runs import REMEDIES, Run
-from wbcli.signals import whole
-from wbcli.train import Position, check_finite, diverged, fit, make_optimizer
+from wbcli.evaluate import metrics
+from wbcli.methods.losses import class_balanced_weights
+from wbcli.models import networks
+from wbcli.runs.metrics import rows_of
+from wbcli.runs.run import REMEDIES, Run
+from wbcli.training import epochs
+from wbcli.training.fit import Position, check_finite, diverged, fit, make_optimizer
+from wbcli.training.signals import whole
 
 ANEW = REMEDIES["checkpoint.pt"]
 
@@ -53,10 +56,10 @@ class Training:
         self,
         config: Config,
         run: Run,
-        dataset: data.Dataset,
+        dataset: datasets.Dataset,
         device: torch.device,
         listener: Listener,
-        network: models.Network,
+        network: networks.Network,
         parameters: list[nn.Parameter],
         constrained: list[nn.Parameter],
     ):
@@ -182,10 +185,10 @@ class Training:
         """Fit the temperature and write the weights; returns the metrics of the last epoch."""
         weights = {key: value.clone() for key, value in self.network.state_dict().items()}
         if "val" in self.splits:
-            if evaluate.default_checkpoint(self.config) == "best":
+            if metrics.default_checkpoint(self.config) == "best":
                 self.network.load_state_dict(self.run.load_state("best.pt")["model"])
             val = self.splits["val"]
-            evaluate.keep_temperature(self.run, self.settings, self.trained, val)
+            metrics.keep_temperature(self.run, self.settings, self.trained, val)
         self.run.save_weights(weights)  # last: with them the run is finished
         return json.loads(self.lines.splitlines()[-1])
 
@@ -235,7 +238,7 @@ class Training:
             self.run.save_state("best.pt", {"model": self.network.state_dict()} | self.best)
 
 
-def circumstances(dataset: data.Dataset, device: torch.device) -> dict[str, Any]:
+def circumstances(dataset: datasets.Dataset, device: torch.device) -> dict[str, Any]:
     """What config.json says beside the settings: with the names of the classes a run can
     classify pictures where its data set is not, and with the counts be measured where it changed.
     """
@@ -246,7 +249,7 @@ def circumstances(dataset: data.Dataset, device: torch.device) -> dict[str, Any]
     }
 
 
-def _check_same(config: Config, run: Run, dataset: data.Dataset, state: dict[str, Any]) -> None:
+def _check_same(config: Config, run: Run, dataset: datasets.Dataset, state: dict[str, Any]) -> None:
     """Raises ValueError where a run would not go on as it began."""
     try:
         same = bool(state["settings"] == config.identity())
@@ -267,7 +270,7 @@ def _check_same(config: Config, run: Run, dataset: data.Dataset, state: dict[str
         raise _changed(run, before, dataset)
 
 
-def _changed(run: Run, before: list[int], dataset: data.Dataset) -> ValueError:
+def _changed(run: Run, before: list[int], dataset: datasets.Dataset) -> ValueError:
     return ValueError(
         f"the data set has changed since run {run.name} was interrupted: {sum(before)} training "
         f"images then, {sum(dataset.class_counts)} now, or other ones; put it back as it was, or "

@@ -11,19 +11,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from wbcli import data, epochs, evaluate, features, models
-from wbcli.config import SAVE_EVERY, Config
+from wbcli.balance.ops import tau_norm_
+from wbcli.config.settings import SAVE_EVERY, Config
+from wbcli.data import datasets
 from wbcli.data.batches import batches_of
 from wbcli.device import prepare
-from wbcli.ops import tau_norm_
-from wbcli.runs import Run, find, part
-from wbcli.training import Listener, Training, circumstances
+from wbcli.evaluate import metrics
+from wbcli.models import networks
+from wbcli.runs.run import Run, find, part
+from wbcli.training import epochs, features
+from wbcli.training.session import Listener, Training, circumstances
 
 
 def train(
     config: Config,
     run: Run,
-    dataset: data.Dataset,
+    dataset: datasets.Dataset,
     device: torch.device,
     runs_dir: Path,
     listener: Listener | None = None,
@@ -60,7 +63,7 @@ def train(
 def train_part(
     config: Config,
     studies: Path,
-    dataset: data.Dataset,
+    dataset: datasets.Dataset,
     device: torch.device,
     listener: Listener | None = None,
     cached: dict[str, features.Features] | None = None,
@@ -75,7 +78,7 @@ def train_part(
 
 
 def normalize(
-    config: Config, run: Run, parent: Run, dataset: data.Dataset, device: torch.device
+    config: Config, run: Run, parent: Run, dataset: datasets.Dataset, device: torch.device
 ) -> dict[str, Any]:
     """Write a run whose classifier rows are its parent's over ‖w_k‖^τ; returns its metrics."""
     started = time.perf_counter()
@@ -87,15 +90,15 @@ def normalize(
     row |= epochs.accuracies(config, network, dataset, splits)
     row |= {"seconds": time.perf_counter() - started}
     if "val" in splits:
-        evaluate.keep_temperature(run, config, network, splits["val"])
+        metrics.keep_temperature(run, config, network, splits["val"])
     run.write_metrics([row])
     run.save_weights(network.state_dict())
     return row
 
 
 def starting_network(
-    config: Config, parent: Run, dataset: data.Dataset, device: torch.device
-) -> models.Network:
+    config: Config, parent: Run, dataset: datasets.Dataset, device: torch.device
+) -> networks.Network:
     """The parent's network on the device, which is made ready for these settings."""
     prepare(device, config.precision, config.seed, config.deterministic)
     network = parent.network(dataset.class_names, starting_checkpoint(config, parent.config()))
@@ -112,21 +115,21 @@ def starting_checkpoint(config: Config, parent: Config) -> str:
 
 
 def _set_up(
-    config: Config, dataset: data.Dataset, runs_dir: Path
-) -> tuple[models.Network, list[nn.Parameter], list[nn.Parameter]]:
+    config: Config, dataset: datasets.Dataset, runs_dir: Path
+) -> tuple[networks.Network, list[nn.Parameter], list[nn.Parameter]]:
     """Network, parameters that train, and weights under the constraint (output first)."""
     if config.stage == "stage1":
-        network = models.for_run(config, dataset.num_classes)
+        network = networks.for_run(config, dataset.num_classes)
         if config.init_from:
-            models.load_init(network, Path(config.init_from))
+            networks.load_init(network, Path(config.init_from))
         parameters = list(network.parameters())
         constrained = [network.classifier.weight]
     else:
         parent = find(runs_dir, config.parent)
         checkpoint = starting_checkpoint(config, parent.config())
         network = parent.network(dataset.class_names, checkpoint)
-        layers = models.last_layers(network, config.layers)
-        parameters = models.freeze_all_but(network, layers)
+        layers = networks.last_layers(network, config.layers)
+        parameters = networks.freeze_all_but(network, layers)
         constrained = [layer[0].weight for layer in layers]
     return network, parameters, constrained if config.constraint() else []
 
@@ -134,8 +137,8 @@ def _set_up(
 def _view(
     config: Config,
     run: Run,
-    network: models.Network,
-    dataset: data.Dataset,
+    network: networks.Network,
+    dataset: datasets.Dataset,
     device: torch.device,
     cached: dict[str, features.Features] | None,
 ) -> tuple[nn.Module, Config, dict[str, Any]]:

@@ -17,8 +17,9 @@ from optuna.trial import TrialState
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
-from wbcli import config, locks, runs, storage
-from wbcli.config import Config
+from wbcli.config.settings import LOSSES, Config
+from wbcli.files import storage
+from wbcli.runs import locks, run
 
 RANGES: dict[str, dict[str, tuple[float, float]]] = {
     "stage1": {"wd": (1e-5, 1e-1), "lr": (1e-3, 3e-1)},
@@ -65,7 +66,7 @@ def make_space(
     space: dict[str, BaseDistribution] = {}
     for name in names:
         if name in ("beta", "loss"):
-            space[name] = CategoricalDistribution(BETAS if name == "beta" else config.LOSSES)
+            space[name] = CategoricalDistribution(BETAS if name == "beta" else LOSSES)
             continue
         low, high = ranges.get(name) or RANGES[stage][name]
         log = name != "maxnorm"
@@ -186,7 +187,7 @@ def run_search(
     """
     identity = {"origin": origin, "space": repr(space), "how": how.identity()}
     settings = asdict(base) | identity
-    folder = studies / f"tune-{base.stage}-{label}-{runs.fingerprint(settings)}"
+    folder = studies / f"tune-{base.stage}-{label}-{run.fingerprint(settings)}"
     with nullcontext() if how.storage else locks.hold(folder, f"the search {folder.name}"):
         study = open_study(how.storage, folder, base.epochs // 4)
         try:

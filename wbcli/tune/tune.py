@@ -11,10 +11,14 @@ import optuna
 import torch
 from optuna.distributions import BaseDistribution
 
-from wbcli import config, data, features, figures, heads, runs, stages, storage
-from wbcli.config import Config
-from wbcli.lab import last_epoch
-from wbcli.search import How, outcome, run_search, save
+from wbcli.config.settings import CHOICES, Config, from_dict
+from wbcli.data import datasets
+from wbcli.files import storage
+from wbcli.report import figures
+from wbcli.runs.run import Run, fingerprint, part
+from wbcli.training import features, heads, stages
+from wbcli.training.lab import last_epoch
+from wbcli.tune.search import How, outcome, run_search, save
 
 VIEWS = 10  # cached views of the training images, at most
 MAX_TAU = 3.0
@@ -24,7 +28,7 @@ def _train_trial(
     trial: optuna.Trial,
     base: Config,
     studies: Path,
-    dataset: data.Dataset,
+    dataset: datasets.Dataset,
     device: torch.device,
     select: str,
     told: stages.Listener,
@@ -53,7 +57,7 @@ def _train_trial(
         told.on_epoch(row)
         consider(row)
 
-    run = runs.part(studies, settings)
+    run = part(studies, settings)
     try:
         for row in run.metrics():  # of a search that was killed
             consider(row)
@@ -70,7 +74,7 @@ def tune_stage1(
     space: dict[str, BaseDistribution],
     how: How,
     studies: Path,
-    dataset: data.Dataset,
+    dataset: datasets.Dataset,
     device: torch.device,
     listener: Callable[[optuna.Trial], AbstractContextManager[stages.Listener]],
 ) -> dict[str, Any]:
@@ -105,11 +109,11 @@ def tune_stage1(
 
 def tune_stage2(
     base: Config,
-    parent: runs.Run,
+    parent: Run,
     space: dict[str, BaseDistribution],
     how: How,
     studies: Path,
-    dataset: data.Dataset,
+    dataset: datasets.Dataset,
     device: torch.device,
 ) -> dict[str, Any]:
     """Search settings of stage 2: the candidates of a round train as one batch of heads."""
@@ -127,17 +131,17 @@ def tune_stage2(
             [trial.params for trial in trials],
         )
 
-    origin = {"parent": runs.fingerprint(asdict(parent.config()))}
+    origin = {"parent": fingerprint(asdict(parent.config()))}
     return run_search(base, parent.name, space, how, studies, evaluate, origin)
 
 
 def tune_normalize(
     base: Config,
-    parent: runs.Run,
+    parent: Run,
     trials: int,
     select: str,
     studies: Path,
-    dataset: data.Dataset,
+    dataset: datasets.Dataset,
     device: torch.device,
 ) -> dict[str, Any]:
     """Search τ on `tau_grid`."""
@@ -150,9 +154,9 @@ def tune_normalize(
         {"params": {"tau": tau}, "accuracy": accuracy, "pruned": False}
         for tau, accuracy in zip(taus, accuracies, strict=True)
     ]
-    origin = {"parent": runs.fingerprint(asdict(parent.config())), "trials": trials}
+    origin = {"parent": fingerprint(asdict(parent.config())), "trials": trials}
     settings = asdict(base) | {"origin": origin, "select": select}
-    folder = studies / f"tune-normalize-{parent.name}-{runs.fingerprint(settings)}"
+    folder = studies / f"tune-normalize-{parent.name}-{fingerprint(settings)}"
     best = found[middle_best(accuracies)]
     result = outcome(found, best, select, time.perf_counter() - started)
     return save(folder, result, base)
@@ -189,7 +193,7 @@ def latest(
     Raises:
         ValueError: there is none.
     """
-    wanted = {"parent": runs.fingerprint(asdict(parent))}
+    wanted = {"parent": fingerprint(asdict(parent))}
     found = []
     for path in studies.glob(f"tune-{stage}-*/result.json"):
         try:
@@ -213,11 +217,11 @@ def _checked(result: dict[str, Any]) -> Config:
     Raises:
         ValueError: something in it has another type than `search.save` gave it.
     """
-    settings = config.from_dict(result.get("settings"))
+    settings = from_dict(result.get("settings"))
     best = result["best"]
     if not (isinstance(best, dict) and isinstance(best.get("params"), dict)):
         raise ValueError("best has no params")
-    if result.get("selected_on") not in config.CHOICES["selected_on"]:
+    if result.get("selected_on") not in CHOICES["selected_on"]:
         raise ValueError("selected_on is neither val nor test")
     if settings.selected_on is None:
         raise ValueError("its settings do not say on what they were selected")

@@ -13,15 +13,15 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from conftest import encoded, photo
-from wbcli.data import pictures
-from wbcli.data.pictures import BrokenPicture, centre_crop, decode, eval_crop, random_crop
+from wbcli.data.pictures import decoding
+from wbcli.data.pictures.decoding import BrokenPicture, centre_crop, decode, eval_crop, random_crop
 from wbcli.words import printable
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 ORIENTATION = 0x0112
 
 
-def whole(width: int, height: int) -> pictures.Box:
+def whole(width: int, height: int) -> decoding.Box:
     return 0, 0, width, height
 
 
@@ -280,11 +280,11 @@ def test_a_limit_that_was_raised_holds_beyond_that_of_pillow():
     content = png(0, 1, 20_000, 20_000, (b"\0" + bytes(2500)) * 20_000)
     with pytest.raises(BrokenPicture, match="--max-pixels 400000000"):
         decode(content, (8, 8), eval_crop)
-    pictures.max_pixels = 400_000_000
+    decoding.max_pixels = 400_000_000
     limit = Image.MAX_IMAGE_PIXELS
     assert decode(content, (8, 8), eval_crop).max() == 0
     assert limit == Image.MAX_IMAGE_PIXELS, "that of others in this process stays"
-    pictures.max_pixels -= 1
+    decoding.max_pixels -= 1
     with pytest.raises(BrokenPicture, match="20000×20000 = 400,000,000 pixels, more than the lim"):
         decode(content, (8, 8), eval_crop)
 
@@ -497,12 +497,12 @@ def test_a_disk_that_fails_at_first_is_asked_again(tmp_path, monkeypatch):
             raise errors.pop()
         return b"content"
 
-    monkeypatch.setattr(pictures.readers, "read_bytes", read_bytes)
-    monkeypatch.setattr(pictures.time, "sleep", lambda seconds: None)
-    assert pictures.read_bytes(tmp_path / "x") == b"content"
+    monkeypatch.setattr(decoding.readers, "read_bytes", read_bytes)
+    monkeypatch.setattr(decoding.time, "sleep", lambda seconds: None)
+    assert decoding.read_bytes(tmp_path / "x") == b"content"
     errors += [OSError(5, "Input/output error")] * 3
     with pytest.raises(OSError, match="Input/output error"):
-        pictures.read_bytes(tmp_path / "x")
+        decoding.read_bytes(tmp_path / "x")
 
 
 @pytest.mark.parametrize("what", ["pipe", "folder", "device", "link"])
@@ -517,14 +517,14 @@ def test_only_regular_files_are_read(tmp_path, what):
     else:
         path.symlink_to("/dev/zero")
     with pytest.raises(BrokenPicture, match="expected a regular file, got a folder, pipe, socket"):
-        pictures.read_bytes(path)
+        decoding.read_bytes(path)
 
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path):
     with (tmp_path / "a.jpg").open("wb") as file:
         file.truncate(800_000_001)
     with pytest.raises(BrokenPicture) as error:
-        pictures.read_bytes(tmp_path / "a.jpg")
+        decoding.read_bytes(tmp_path / "a.jpg")
     assert str(error.value) == (
         "expected at most 800,000,000 bytes, got more (8 for each pixel of --max-pixels, "
         "which raises it)"
@@ -535,7 +535,7 @@ def test_the_bound_of_a_file_is_never_below_the_usual_one_and_rises_with_the_pix
     tmp_path, monkeypatch
 ):
     bounds = []
-    monkeypatch.setattr(pictures.readers, "read_bytes", lambda path, limit: bounds.append(limit))
-    for pictures.max_pixels in (1, 100_000_000, 200_000_000):
-        pictures.read_bytes(tmp_path / "a.jpg")
+    monkeypatch.setattr(decoding.readers, "read_bytes", lambda path, limit: bounds.append(limit))
+    for decoding.max_pixels in (1, 100_000_000, 200_000_000):
+        decoding.read_bytes(tmp_path / "a.jpg")
     assert bounds == [800_000_000, 800_000_000, 1_600_000_000]

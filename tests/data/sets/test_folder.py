@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from conftest import write_folder, write_pictures
-from wbcli import data, training
-from wbcli.data import check, folder, sources
+from wbcli.data import check, datasets, sources
+from wbcli.data.sets import folder
+from wbcli.training import session
 
 SPACED = "Große Katze"
 
@@ -296,7 +297,7 @@ def test_what_names_no_data_set_is_refused(name, message):
 
 
 def load(**options):
-    return data.load("mine", Path(), imbalance_factor=None, **options)
+    return datasets.load("mine", Path(), imbalance_factor=None, **options)
 
 
 def test_limits_and_a_class_with_a_single_image():
@@ -370,7 +371,7 @@ def test_a_run_knows_its_classes_in_the_other_unicode_form(wbcli):
 def test_a_run_goes_on_with_the_pictures_with_which_it_began(wbcli, monkeypatch):
     write_folder(Path("pets"), {"cat": 9, "dog": 7})
     with monkeypatch.context() as patch:
-        patch.setattr(training.Training, "finish", _interrupt)
+        patch.setattr(session.Training, "finish", _interrupt)
         assert pets(wbcli).code == 130
     os.rename("pets/train/dog/6.jpg", "elsewhere.jpg")
     result = pets(wbcli, "--resume")

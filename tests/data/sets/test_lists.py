@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from conftest import write_pictures
-from wbcli import data
-from wbcli.data import lists, split_lists
+from wbcli.data import datasets
+from wbcli.data.sets import lists, split_lists
 
 K = 3  # classes
 
@@ -382,7 +382,7 @@ def test_a_list_that_is_missing_is_named_with_the_place_where_it_belongs():
 
 
 def load(**options):
-    return data.load("imagenetlt", Path(), imbalance_factor=None, **options)
+    return datasets.load("imagenetlt", Path(), imbalance_factor=None, **options)
 
 
 def imagenetlt(train: list[str], test: list[str], val: list[str]) -> None:

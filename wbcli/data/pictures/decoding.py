@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from wbcli.data import pixels, readers
+from wbcli.data.pictures import pixels
+from wbcli.files import readers
 from wbcli.words import printable
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from wbcli.data.pictures import EXTENSIONS
+from wbcli.data.pictures.decoding import EXTENSIONS
 from wbcli.words import counted, printable
 
 # What is passed over, and why.

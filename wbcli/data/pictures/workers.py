@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from wbcli.data import pictures
+from wbcli.data.pictures import decoding
 
 PIECE = 8  # pictures that a process decodes at a time
 AHEAD = 6  # pieces that are decoded ahead for each process, at least
@@ -54,7 +54,7 @@ class Workers:
 
     def __init__(self, decode: Decode, shape: tuple[int, ...], batch_size: int):
         self.decode = decode
-        self.count = pictures.workers_to_use()
+        self.count = decoding.workers_to_use()
         ahead = max(1, -(-AHEAD * self.count * PIECE // batch_size))
         self.shape = (1 + ahead if self.count else 1, batch_size, *shape)
         self.slots = np.empty(0, dtype=np.uint8)  # [slots, B, S, S, 3]
@@ -139,7 +139,7 @@ def by_workers(dataset: Dataset, keys: list) -> Iterator:
     Raises:
         Killed: a process was killed.
     """
-    count = min(pictures.workers_to_use(), len(keys))
+    count = min(decoding.workers_to_use(), len(keys))
     if not count:
         yield from (dataset[key] for key in keys)
         return
@@ -184,7 +184,7 @@ def _decode(decode: Decode, slots: np.ndarray, task: tuple) -> None:
 
 def _work(pipe: Connection, answer: Callable[[Any], Any], parent: int) -> None:
     """The life of a process: answer what comes, until nobody is there who sends."""
-    pictures.leave_signals_to_the_parent()
+    decoding.leave_signals_to_the_parent()
     torch.set_num_threads(1)
     while os.getppid() == parent:
         if not pipe.poll(PATIENCE):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from wbcli.data import files
-from wbcli.data.readers import Arrays, Content, check_labels, read_cifar, read_pickle
+from wbcli.files import downloads
+from wbcli.files.readers import Arrays, Content, check_labels, read_cifar, read_pickle
 
 MAX_NAME = 100  # characters
 URL = "https://www.cs.toronto.edu/~kriz/"
@@ -50,21 +50,21 @@ class Cifar:
                 return root / self.folder
         archive = next((r / self.archive for r in roots if (r / self.archive).is_file()), None)
         if archive:
-            files.check_sha256(archive, self.sha256, str(archive))
+            downloads.check_sha256(archive, self.sha256, str(archive))
         else:
             archive = data_dir / self.archive
             needed = f"{', '.join(self.members)} (or {self.archive} in {data_dir})"
-            files.download_for(
+            downloads.download_for(
                 self.name, URL + self.archive, archive, self.sha256, needed, data_dir / self.folder
             )
-        files.extract(archive, self.folder, list(self.members), archive.parent)
+        downloads.extract(archive, self.folder, list(self.members), archive.parent)
         return archive.parent / self.folder
 
     def _strangers(self, folder: Path) -> list[str]:
         others = [
             name
             for name, md5 in self.members.items()
-            if not (folder / name).is_file() or files.digest(folder / name, "md5") != md5
+            if not (folder / name).is_file() or downloads.digest(folder / name, "md5") != md5
         ]
         if not others:
             return []

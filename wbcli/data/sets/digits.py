@@ -9,14 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
-from wbcli.data.readers import Content
+from wbcli.files.readers import Content
 
 TEST_PER_CLASS = 70
 
 
 def read(data_dir: Path) -> Content:
     """Test images are the last 70 of each class in file order, the pool all those before them."""
-    with files("wbcli.data").joinpath("digits.npz").open("rb") as file, np.load(file) as arrays:
+    with (
+        files("wbcli.data.sets").joinpath("digits.npz").open("rb") as file,
+        np.load(file) as arrays,
+    ):
         grey, labels = arrays["images"], arrays["labels"].astype(np.int64)
     images = np.rint(grey[:, None] * (255 / 16)).astype(np.uint8)  # from 0–16 to 0–255
     order = [np.flatnonzero(labels == k) for k in range(10)]

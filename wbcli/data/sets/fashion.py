@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from wbcli.data import files
-from wbcli.data.readers import Arrays, Content, check_labels, read_idx
+from wbcli.files import downloads
+from wbcli.files.readers import Arrays, Content, check_labels, read_idx
 
 PACKAGE = Path("/usr/share/datasets/fashion-mnist")  # Debian's dataset-fashion-mnist
 URL = "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/"
@@ -65,7 +65,7 @@ def _download(data_dir: Path) -> list[Path]:
     needed = ", ".join(f"{name}[.gz]" for name in SHA256)
     for path, sha256 in paths.items():
         if not path.is_file():
-            files.download_for("fashionmnistlt", URL + path.name, path, sha256, needed, folder)
+            downloads.download_for("fashionmnistlt", URL + path.name, path, sha256, needed, folder)
     return list(paths)
 
 

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from wbcli.data.pictures import EXTENSIONS, Pictures
-from wbcli.data.readers import Arrays, Content
-from wbcli.data.walk import (
+from wbcli.data.pictures.decoding import EXTENSIONS, Pictures
+from wbcli.data.pictures.walk import (
     BESIDE_FILE,
     BESIDE_FOLDER,
     HIDDEN_FILE,
@@ -22,6 +21,7 @@ from wbcli.data.walk import (
     sentences,
     subfolders,
 )
+from wbcli.files.readers import Arrays, Content
 from wbcli.words import composed, counted, printable, quoted
 
 LAYOUT = "train/CLASS/picture.jpg and test/CLASS/picture.jpg (val/CLASS/ is optional)"

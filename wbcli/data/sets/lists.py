@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wbcli.data.pictures import Pictures
-from wbcli.data.readers import Problem, read_bytes
+from wbcli.data.pictures.decoding import Pictures
+from wbcli.files.readers import Problem, read_bytes
 from wbcli.words import printable
 
 WHOLE_NUMBER = re.compile(r"-?[0-9]+")

@@ -9,10 +9,10 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from wbcli.data import lists
-from wbcli.data.lists import Listing
-from wbcli.data.pictures import Pictures
-from wbcli.data.readers import Content
+from wbcli.data.pictures.decoding import Pictures
+from wbcli.data.sets import lists
+from wbcli.data.sets.lists import Listing
+from wbcli.files.readers import Content
 
 
 @dataclass(frozen=True)

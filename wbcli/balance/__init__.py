@@ -1,0 +1,1 @@
+"""Weight balancing itself: ops, their torch twins, compiled kernels, SGD, thresholds."""

@@ -1,0 +1,1 @@
+"""Speed and memory against what could be used instead."""

@@ -1,0 +1,1 @@
+"""Data sets: names, lists, pictures, batches on a device."""

@@ -1,0 +1,1 @@
+"""Pictures on disk: found, decoded, by processes."""

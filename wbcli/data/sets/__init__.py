@@ -1,0 +1,1 @@
+"""Each data set: where its files are and how they are read."""

@@ -1,0 +1,1 @@
+"""Run folders, and one process at a time in each."""

@@ -1,0 +1,1 @@
+"""Training: the one loop, a run while it trains, stages, what is kept for later."""
