@@ -10,7 +10,7 @@ import pytest
 
 from wbcli import cli
 from wbcli.cli import pages
-from wbcli.config import settings
+from wbcli.config import recipes
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -80,14 +80,14 @@ def test_generated_pages_are_what_the_code_gives(name):
 
 def test_every_default_is_in_the_tables_of_recipes_with_its_source():
     first, second = PAGES["recipes.md"].split("\n## Stage 2\n")
-    for (recipe, dataset, stage), defaults in settings.DEFAULTS.items():
+    for (recipe, dataset, stage), defaults in recipes.DEFAULTS.items():
         table = first if stage == "stage1" else second
         (row,) = re.findall(rf"^\| {recipe} \| {dataset} \|.*$", table, re.MULTILINE)
         shared = {"momentum", "views"}  # the text says these once
         for value, source in (defaults[key] for key in defaults.keys() - shared):
             text = ("no", "yes")[value] if isinstance(value, bool) else value
             assert f" {text} <sup>{source}</sup>" in row
-    for letter, source in settings.SOURCES.items():
+    for letter, source in recipes.SOURCES.items():
         assert f"<sup>{letter}</sup> {source}" in PAGES["recipes.md"]
 
 

@@ -10,7 +10,7 @@ import torch
 
 from wbcli import __version__
 from wbcli.balance import extension
-from wbcli.config import settings
+from wbcli.config import resolve as config_resolve
 from wbcli.words import are, counted
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
@@ -44,9 +44,9 @@ def resolve(name: str) -> torch.device:
 
 
 def resolve_precision(precision: str, device: torch.device, recipe: str | None = None) -> str:
-    """The precision that a run of this recipe will use; see `settings.resolve_precision`."""
+    """The precision that a run of this recipe will use; see `resolve.resolve_precision`."""
     has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return settings.resolve_precision(precision, device.type, has_bf16, recipe)
+    return config_resolve.resolve_precision(precision, device.type, has_bf16, recipe)
 
 
 def prepare(device: torch.device, precision: str, seed: int, deterministic: bool) -> None:

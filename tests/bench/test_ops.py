@@ -8,8 +8,7 @@ import torch
 from wbcli import cli
 from wbcli.balance import extension, reference
 from wbcli.balance.ops import sgd_max_norm_
-from wbcli.bench import ops as bench_ops
-from wbcli.bench import tune
+from wbcli.bench import ops, timing, tune
 from wbcli.training import heads
 
 QUICK = ("--shape", "40x33", "--rounds", "3", "--no-compile", "--device", "cpu")
@@ -23,10 +22,8 @@ def run(capsys, *args: str) -> tuple[int, str, str]:
     return ending.value.code, out, err
 
 
-def operands(clipped: str, steps: bool, dtype=torch.float32) -> bench_ops.Operands:
-    return bench_ops.Operands(
-        bench_ops.Case((40, 33), clipped, "warm"), dtype, torch.device("cpu"), steps
-    )
+def operands(clipped: str, steps: bool, dtype=torch.float32) -> ops.Operands:
+    return ops.Operands(ops.Case((40, 33), clipped, "warm"), dtype, torch.device("cpu"), steps)
 
 
 @pytest.mark.parametrize("name", ["op", "step"])
@@ -38,7 +35,7 @@ def test_json_has_every_peer_of_every_case(capsys, name):
     assert found["shapes"] == ["40x33"]
     assert found["machine"]["kernels"] == extension.kernels("cpu")
     assert {(r["clipped"], r["cache"]) for r in found["results"]} == {
-        (clipped, cache) for clipped in bench_ops.CLIPPED for cache in bench_ops.CACHES
+        (clipped, cache) for clipped in ops.CLIPPED for cache in ops.CACHES
     }
     for result in found["results"]:
         assert result["ratio_to"] == OURS[name]
@@ -63,16 +60,16 @@ def test_a_table_says_what_its_columns_mean(capsys):
 def test_the_radius_clips_the_share_that_is_claimed(clipped, share, steps):
     x = operands(clipped, steps)
     if steps:
-        sgd_max_norm_(x.weight, x.other, x.buffer, **bench_ops.STEP)
+        sgd_max_norm_(x.weight, x.other, x.buffer, **ops.STEP)
     over = reference.row_norms(x.weight) > x.radius
     assert over.float().mean().item() == pytest.approx(share, abs=1 / 40)
 
 
-@pytest.mark.parametrize("clipped", bench_ops.CLIPPED)
+@pytest.mark.parametrize("clipped", ops.CLIPPED)
 @pytest.mark.parametrize("name", ["op", "step"])
 def test_all_peers_compute_the_same(name, clipped):
     x = operands(clipped, name == "step")
-    peers = bench_ops.PEERS[name](x, compiled=False)
+    peers = ops.PEERS[name](x, compiled=False)
     results = {}
     for peer in peers.keys() - {"read", "copy", "fused SGD"}:
         x.restore()
@@ -85,11 +82,11 @@ def test_all_peers_compute_the_same(name, clipped):
 
 
 def test_ratio_and_spread_by_hand():
-    case = bench_ops.Case((1, 1), "none", "cold")
-    peers = {"ours": bench_ops.Peer(int, 1), "copy": bench_ops.Peer(int, 2)}
+    case = ops.Case((1, 1), "none", "cold")
+    peers = {"ours": timing.Peer(int, 1), "copy": timing.Peer(int, 2)}
     times = {"ours": [10.0, 20.0, 30.0], "copy": [20.0, 20.0, 90.0]}
     host = {"ours": [3.0, 2.0, 9.0], "copy": [1.0, 1.0, 1.0]}
-    ours, copy = bench_ops._summarize(case, torch.float32, peers, times, host, one_pass=8)
+    ours, copy = ops._summarize(case, torch.float32, peers, times, host, one_pass=8)
     assert (ours["median_us"], copy["median_us"]) == (20, 20)
     assert ours["spread"] == 1
     assert copy["ratio"] == 2, "the median of 2, 1 and 3"
@@ -104,7 +101,7 @@ def test_where_torch_compile_fails_it_is_left_out_and_said(capsys, monkeypatch):
 
         return call
 
-    monkeypatch.setattr(bench_ops, "_compile", broken)
+    monkeypatch.setattr(ops, "_compile", broken)
     once = ("--shape", "4x3", "--rounds", "2", "--cache", "warm", "--json")
     code, out, err = run(capsys, "bench", "step", *once)
     assert code == 0

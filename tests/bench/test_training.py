@@ -10,8 +10,8 @@ import torch
 from conftest import write_folder
 from training.test_fit import CPU, stage1
 from wbcli.bench import training
-from wbcli.bench.training import Ours, PlainTensors, PublishedStyle
-from wbcli.data import datasets
+from wbcli.bench.ways import Ours, PlainTensors, PublishedStyle
+from wbcli.data import recorded
 from wbcli.data.pictures import decoding
 
 KEYS = {"name", "median_us", "spread", "ratio_to", "ratio"}
@@ -19,7 +19,7 @@ KEYS = {"name", "median_us", "spread", "ratio_to", "ratio"}
 
 @pytest.fixture(scope="module")
 def digits():
-    return datasets.for_run(stage1())
+    return recorded.for_run(stage1())
 
 
 @pytest.mark.parametrize("way", [Ours, PlainTensors, PublishedStyle])
@@ -52,7 +52,7 @@ def test_flops_of_a_step_are_those_of_its_products(digits):
     settings = dataclasses.replace(stage1(), batch_size=5)
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training.models, "for_run", lambda *_: network)
+        patch.setattr(training.networks, "for_run", lambda *_: network)
         assert training.flops_per_step(settings, Line) == 2 * 2 * 5 * 4 * 3
 
 

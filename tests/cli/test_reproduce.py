@@ -15,7 +15,7 @@ from wbcli.cli import reproduce
 from wbcli.runs import run
 from wbcli.study import presets, tables, variants
 from wbcli.study.presets import Budget
-from wbcli.study.tables import Row
+from wbcli.study.rows import Row
 from wbcli.training import stages
 
 SHORT = ("--epochs", "1", "--batch-size", "64")

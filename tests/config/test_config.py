@@ -9,17 +9,15 @@ import pytest
 import torch
 
 from wbcli import device as devices
-from wbcli.config.settings import (
-    DEFAULTS,
-    SOURCES,
-    Config,
-    from_dict,
+from wbcli.config.recipes import DEFAULTS, SOURCES
+from wbcli.config.resolve import (
     resolve_normalize,
     resolve_precision,
     resolve_stage1,
     resolve_stage2,
     stage2_options,
 )
+from wbcli.config.settings import Config, from_dict
 from wbcli.evaluate import metrics
 
 

@@ -14,13 +14,16 @@ from click.testing import CliRunner
 
 from conftest import write_cifar10, write_folder, write_pickle, write_pictures
 from wbcli import cli
-from wbcli.config.settings import Config, resolve_stage1, resolved_limits
+from wbcli.config.resolve import resolve_stage1
+from wbcli.config.settings import Config, resolved_limits
 from wbcli.data import chosen, datasets
 from wbcli.data.chosen import Chosen, Images
 from wbcli.data.pictures.decoding import Pictures
 from wbcli.data.record import Record
+from wbcli.data.recorded import for_run
 from wbcli.files.readers import read_pickle
-from wbcli.runs.run import Run, newest
+from wbcli.runs.find import newest
+from wbcli.runs.run import Run
 from wbcli.training import lab
 
 SMALL = ("--arch", "resnet8", "--image-size", "16", "--epochs", "1", "--batch-size", "16", "-q")
@@ -442,12 +445,12 @@ def test_a_picture_that_a_list_names_twice_is_no_mistake():
     for split in ("val", "test"):
         Path(f"Places_LT_{split}.txt").write_text("b/0.jpg 1\n")
     given = settings("placeslt")
-    dataset = datasets.for_run(given)
+    dataset = for_run(given)
     run = Run(Path("runs/it"))
     run.path.mkdir(parents=True)
     counts = {"class_counts": dataset.class_counts, "original_counts": dataset.original_counts}
     run.write_record(given, counts | {"class_names": dataset.class_names}, dataset.chosen)
-    found = datasets.for_run(given, run.data_record())
+    found = for_run(given, run.data_record())
     assert (found.changes, found.class_counts[:2]) == ([], [2, 1])
 
 
@@ -498,9 +501,9 @@ def test_images_in_memory_are_compared_by_a_digest():
     """CIFAR-10 of 20 images a class at a factor of 10: 20 … 2 train, and 2 are held out."""
     write_cifar10(Path(), per_class=20)
     config = settings("cifar10lt", imbalance_factor=10, val_per_class=2)
-    dataset = datasets.for_run(config)
+    dataset = for_run(config)
     recorded = record_of(dataset)
-    same = datasets.for_run(config, recorded)
+    same = for_run(config, recorded)
     assert (same.changes, same.gone) == ([], {})
     for split in ("train", "val"):
         assert np.array_equal(same.split(split).images, dataset.split(split).images)
@@ -512,7 +515,7 @@ def test_images_in_memory_are_compared_by_a_digest():
     place = dataset.chosen.train.keys[dataset.chosen.train.keys < len(content["labels"])][0]
     content["data"][place, 0] ^= 1
     write_pickle(path, {key.encode(): value for key, value in content.items()})
-    found = datasets.for_run(config, recorded)
+    found = for_run(config, recorded)
     line = SINCE.format("it") + "the images that trained it are others now"
     assert (found.changes, list(found.gone)) == ([line], ["train"])
     with pytest.raises(ValueError, match="are others now: put them back"):
@@ -531,18 +534,18 @@ def test_a_changed_label_is_noticed_and_so_is_a_file_that_a_list_names_in_vain()
     write([0, 0, 0, 1, 1, 1, 2, 2, 2])
     Path("Places_LT_val.txt").write_text("train/0/0.jpg 0\n")
     Path("Places_LT_test.txt").write_text("test/0.jpg 0\n")
-    recorded = record_of(datasets.for_run(settings("placeslt")))
+    recorded = record_of(for_run(settings("placeslt")))
     assert recorded.images.counts()[:4] == [3, 3, 3, 0]
     write([0, 0, 0, 1, 1, 2, 2, 2, 2])
     os.unlink("train/2/2.jpg")
-    found = datasets.for_run(settings("placeslt"), recorded)
+    found = for_run(settings("placeslt"), recorded)
     said = "1 picture that trained it is gone, such as train/2/2.jpg; "
     said += "1 picture that trained it is of another class now, such as train/1/2.jpg"
     assert found.changes == [SINCE.format("it") + said]
     assert (found.class_counts[:3], len(found.test.labels)) == ([3, 3, 3], 1)
     os.unlink("test/0.jpg")
     with pytest.raises(ValueError, match=r"test/0\.jpg is missing"):
-        datasets.for_run(settings("placeslt"), recorded)
+        for_run(settings("placeslt"), recorded)
 
 
 def test_images_are_found_by_name_in_the_order_of_the_record():

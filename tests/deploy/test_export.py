@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from conftest import write_folder
-from wbcli.data import datasets
+from wbcli.data import datasets, recorded
 from wbcli.deploy import export, predict
 from wbcli.models import networks
 from wbcli.runs.run import Run
@@ -147,7 +147,7 @@ def test_a_model_that_differs_is_not_written(trained, tmp_path, monkeypatch):
 
     monkeypatch.setattr(export, "_read_safetensors", wrong)
     path = tmp_path / "wrong.safetensors"
-    images = export.real_images(datasets.for_run(model.config))
+    images = export.real_images(recorded.for_run(model.config))
     with pytest.raises(ArithmeticError, match=r"differs from the run by 1\.0e-02 of the largest"):
         export.export(model, "first", "safetensors", path, images)
     assert not list(tmp_path.glob("*safetensors*")) and not list(tmp_path.glob(".*partial"))

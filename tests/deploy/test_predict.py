@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from conftest import write_folder
-from wbcli.data import datasets
+from wbcli.data import datasets, recorded
 from wbcli.deploy import predict
 from wbcli.device import resolve
 from wbcli.evaluate import metrics
@@ -79,7 +79,7 @@ def test_probabilities_have_the_temperature_of_the_validation_images(wbcli, trai
         assert sum(found["probability"] for found in image["top"]) == pytest.approx(1)
     logits = logits_of(
         Run(folder.parent / "runs" / "with_val"),
-        datasets.for_run(Run(folder.parent / "runs" / "with_val").config()),
+        recorded.for_run(Run(folder.parent / "runs" / "with_val").config()),
         [0],
     )
     best = torch.softmax(logits / kept["temperature"], 1).max().item()

@@ -9,13 +9,8 @@ from torch import nn
 
 from conftest import write_folder, write_pictures
 from wbcli.data.pictures import decoding
-from wbcli.evaluate.metrics import (
-    confusion_groups,
-    fit_temperature,
-    group_means,
-    logits_of,
-    measure,
-)
+from wbcli.evaluate.measured import confusion_groups
+from wbcli.evaluate.metrics import fit_temperature, group_means, logits_of, measure
 from wbcli.models import networks
 
 # Five images of three classes (the third has none), probabilities as the table says:

@@ -28,12 +28,14 @@ from PIL import Image
 
 from conftest import encoded, photo, stamped_images
 from files.test_readers import idx
-from wbcli.config.settings import Config, resolve_stage1
+from wbcli.config.resolve import resolve_stage1
+from wbcli.config.settings import Config
 from wbcli.data.pictures import decoding
 from wbcli.data.sets import cifar, lists
 from wbcli.files import pickles, readers, weights
 from wbcli.runs import metrics
-from wbcli.runs.run import Run, all_runs
+from wbcli.runs.find import all_runs
+from wbcli.runs.run import Run
 
 INPUTS = os.environ.get("WBCLI_FUZZ")
 MEMORY = 64 << 20  # bytes beyond what the file declares

@@ -15,7 +15,8 @@ import torchvision
 from torch import nn
 
 from wbcli.files import weights
-from wbcli.models import networks
+from wbcli.models import backbones, init, networks
+from wbcli.models.layers import freeze_all_but, last_layers, num_parameters, set_training_mode
 
 COUNTS = {  # (network, classes): parameters, from the method's sources
     ("resnet34", 100): 21_328_292,
@@ -28,7 +29,7 @@ COUNTS = {  # (network, classes): parameters, from the method's sources
 @pytest.mark.parametrize(("arch", "num_classes"), COUNTS)
 def test_parameter_counts(arch, num_classes):
     network = networks.build(arch, num_classes)
-    assert networks.num_parameters(network) == COUNTS[arch, num_classes]
+    assert num_parameters(network) == COUNTS[arch, num_classes]
 
 
 def test_logits_do_not_tie_in_bf16():
@@ -77,7 +78,7 @@ def test_features_and_logits(arch, image, features):
 
 
 def test_shortcuts_without_parameters_subsample_and_pad_with_zeros():
-    block = networks._Block(2, 4, stride=2).eval()
+    block = backbones._Block(2, 4, stride=2).eval()
     with torch.no_grad():
         block.conv2.weight.zero_()  # the residual branch is silent: the shortcut is all there is
     images = torch.rand(1, 2, 4, 4)
@@ -130,9 +131,9 @@ def test_released_init_is_the_default_of_a_convolution():
 )
 def test_last_layers_are_counted_from_the_output_with_their_batch_norms(count, trained):
     network = networks.build("resnet20", 10, 1)
-    layers = networks.last_layers(network, count)
+    layers = last_layers(network, count)
     assert len(layers) == count
-    parameters = networks.freeze_all_but(network, layers)
+    parameters = freeze_all_but(network, layers)
     names = {name.rsplit(".", 1)[0] for name, p in network.named_parameters() if p.requires_grad}
     assert names == set(trained)
     assert {id(p) for p in parameters} == {id(p) for p in network.parameters() if p.requires_grad}
@@ -141,8 +142,8 @@ def test_last_layers_are_counted_from_the_output_with_their_batch_norms(count, t
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_only_frozen_batch_norms_obey_the_mode(mode):
     network = networks.build("resnet20", 10, 1)
-    networks.freeze_all_but(network, networks.last_layers(network, 2))
-    networks.set_training_mode(network, mode)
+    freeze_all_but(network, last_layers(network, 2))
+    set_training_mode(network, mode)
     training = {n: m.training for n, m in network.named_modules() if isinstance(m, nn.BatchNorm2d)}
     assert training.pop("backbone.blocks.8.bn2") is True
     assert set(training.values()) == {mode == "train"}
@@ -162,11 +163,11 @@ def test_init_takes_weights_of_ours_and_of_torchvision(tmp_path):
     torch.save({"state_dict": {f"module.{k}": v for k, v in plain.items()}}, theirs)
     for path in (ours, theirs):
         network = networks.build("resnet50", 5)
-        networks.load_init(network, path)
+        init.load_init(network, path)
         assert all(torch.equal(v, network.state_dict()[k]) for k, v in source.state_dict().items())
     other = networks.build("resnet50", 7)
     fresh = other.classifier.weight.clone()
-    networks.load_init(other, ours)
+    init.load_init(other, ours)
     assert torch.equal(other.classifier.weight, fresh), "of another width: it starts afresh"
     assert torch.equal(other.backbone.conv1.weight, source.backbone.conv1.weight)
 
@@ -208,7 +209,7 @@ def test_init_takes_weights_under_a_common_prefix(tmp_path, naming, wrapper):
     named = NAMINGS[naming](source)
     torch.save({wrapper: named, "epoch": 3} if wrapper else named, path)
     network = networks.build("resnet8", 5)
-    networks.load_init(network, path)
+    init.load_init(network, path)
     for key, value in source.state_dict().items():
         assert torch.equal(network.state_dict()[key], value), key
 
@@ -220,7 +221,7 @@ def test_init_takes_a_backbone_alone_under_any_prefix(tmp_path, prefix, bottlene
     torch.save(with_prefix(prefix, source.backbone.state_dict()), tmp_path / "a.pt")
     network = networks.build("resnet8", 5, bottleneck=bottleneck)
     fresh = network.classifier.weight.clone()
-    networks.load_init(network, tmp_path / "a.pt")
+    init.load_init(network, tmp_path / "a.pt")
     assert torch.equal(network.classifier.weight, fresh)
     for key, value in source.backbone.state_dict().items():
         assert torch.equal(network.backbone.state_dict()[key], value), key
@@ -232,7 +233,7 @@ def test_init_leaves_out_what_stands_beside_the_network(tmp_path, naming):
     source, network = networks.build("resnet8", 5), networks.build("resnet8", 5)
     beside = {"criterion.weight": torch.ones(5), "criterion.epoch": torch.ones(())}
     torch.save({"state_dict": NAMINGS[naming](source) | beside}, tmp_path / "a.ckpt")
-    assert networks.load_init(network, tmp_path / "a.ckpt") == list(beside)
+    assert init.load_init(network, tmp_path / "a.ckpt") == list(beside)
     assert all(torch.equal(v, network.state_dict()[k]) for k, v in source.state_dict().items())
 
 
@@ -269,7 +270,7 @@ def test_init_says_that_small_resnets_of_imagenet_fit_no_arch_yet(tmp_path, name
 def refusal(path, network=None):
     """What `load_init` says of a file, after its name."""
     with pytest.raises(ValueError) as caught:
-        networks.load_init(network or networks.build("resnet8", 5), path)
+        init.load_init(network or networks.build("resnet8", 5), path)
     start = f"--init {path}: "
     assert str(caught.value).startswith(start)
     return str(caught.value).removeprefix(start)
@@ -372,7 +373,7 @@ def test_init_takes_what_trainings_of_others_save(tmp_path, new):
     }
     torch.save(content, tmp_path / "a.pth.tar", _use_new_zipfile_serialization=new)
     fresh = networks.build("resnet8", 5)
-    networks.load_init(fresh, tmp_path / "a.pth.tar")
+    init.load_init(fresh, tmp_path / "a.pth.tar")
     assert all(torch.equal(value, own[key]) for key, value in fresh.state_dict().items())
 
 
@@ -414,7 +415,7 @@ def test_init_takes_old_files_and_half_precision(tmp_path):
     state["classifier.bias"] = state["classifier.bias"].bfloat16()
     torch.save(state, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     network = networks.build("resnet8", 5)
-    networks.load_init(network, tmp_path / "old.pt")
+    init.load_init(network, tmp_path / "old.pt")
     assert torch.equal(network.backbone.conv1.weight, source.backbone.conv1.weight)
     assert torch.equal(network.classifier.bias, source.classifier.bias.bfloat16().float())
 

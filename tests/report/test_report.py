@@ -16,7 +16,7 @@ import torch
 
 from report.test_figures import large, model
 from wbcli import cli
-from wbcli.evaluate import metrics
+from wbcli.evaluate import measured as evaluate_measured
 from wbcli.files import storage
 from wbcli.report import figures, page, report
 from wbcli.runs.run import Run
@@ -302,8 +302,8 @@ def test_what_cannot_be_reported_is_wrong_usage(wbcli, runs_dir):
 
 
 def test_the_confusion_matrix_of_many_classes_is_of_groups(monkeypatch):
-    monkeypatch.setattr(metrics, "MAX_CONFUSION", 4)
-    monkeypatch.setattr(metrics, "CONFUSION_GROUPS", 2)
-    index, names = metrics.confusion_groups([3, 50, 3, 20, 90], list("abcde"))
+    monkeypatch.setattr(evaluate_measured, "MAX_CONFUSION", 4)
+    monkeypatch.setattr(evaluate_measured, "CONFUSION_GROUPS", 2)
+    index, names = evaluate_measured.confusion_groups([3, 50, 3, 20, 90], list("abcde"))
     assert index.tolist() == [1, 0, 1, 0, 0]
     assert names == ["90–20", "3"]

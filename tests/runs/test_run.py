@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from wbcli.config.settings import resolve_stage1
+from wbcli.config.resolve import resolve_stage1
 from wbcli.files import storage
-from wbcli.runs.run import Run, all_runs, create, find, newest
+from wbcli.runs.find import all_runs, create, find, newest
+from wbcli.runs.run import Run
 
 RUNS = Path("runs")
 

@@ -15,14 +15,15 @@ from torch import nn
 
 from training.test_fit import equal
 from training.test_lab import Journal, make_lab
-from wbcli.data import datasets
+from wbcli.data import recorded
 from wbcli.files import storage
-from wbcli.models import networks
+from wbcli.models.layers import last_layers
 from wbcli.runs.run import Run
 from wbcli.study import presets
 from wbcli.study import tables as study_tables
 from wbcli.study.presets import Budget
-from wbcli.study.tables import Row, mean_and_std
+from wbcli.study.rows import Row
+from wbcli.study.tables import mean_and_std
 
 LAMBDA = 2e-3  # of stage 1 on the digits
 LR, WD, T = 0.02, 0.03, 0.1
@@ -189,8 +190,8 @@ def test_rows_train_their_last_layers_and_nothing_else(ablation, name, layers, e
     run = ablation.runs[name, layers]
     parent = Run(ablation.folder / run.config().parent)
     before, after = parent.load_weights(), run.load_weights()
-    network = parent.network(datasets.for_run(parent.config()).class_names)
-    last = [module for layer in networks.last_layers(network, layers) for module in layer]
+    network = parent.network(recorded.for_run(parent.config()).class_names)
+    last = [module for layer in last_layers(network, layers) for module in layer]
     assert sum(isinstance(module, nn.Conv2d | nn.Linear) for module in last) == layers
     trained = {name for name, module in network.named_modules() if module in last}
     for key, value in after.items():

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from training.test_lab import Journal, make_lab
-from wbcli.config import settings
+from wbcli.config.recipes import DEFAULTS
 from wbcli.report import figures
 from wbcli.runs.run import Run
 from wbcli.study import variants
@@ -65,7 +65,7 @@ def test_the_sweep_draws_its_rows(drawn, monkeypatch, tmp_path):
 def test_the_sweep_has_no_decay_and_the_recipes_lambda():
     recipes = {
         defaults["wd"].value
-        for (recipe, _, stage), defaults in settings.DEFAULTS.items()
+        for (recipe, _, stage), defaults in DEFAULTS.items()
         if (recipe, stage) == ("paper", "stage1")
     }
     assert {0.0} | recipes <= set(variants.SWEEP)

@@ -15,9 +15,10 @@ import pytest
 import torch
 
 from conftest import write_folder
-from wbcli.config.settings import resolve_stage1
+from wbcli.config.resolve import resolve_stage1
 from wbcli.runs import locks
-from wbcli.runs.run import Run, create
+from wbcli.runs.find import create
+from wbcli.runs.run import Run
 from wbcli.training import session
 
 RUNS = Path("runs")

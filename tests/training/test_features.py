@@ -9,12 +9,13 @@ from torch import nn
 
 from training.test_fit import CPU, equal, stage1, stage2
 from wbcli.balance.radius import radius_of
-from wbcli.data import datasets
+from wbcli.data import recorded
 from wbcli.data.batches import EVAL_BATCH, Batches, draw_epoch
-from wbcli.evaluate import metrics
+from wbcli.evaluate.measured import evaluate_run
 from wbcli.methods.losses import class_balanced_weights
-from wbcli.models import networks
-from wbcli.runs.run import Run, create
+from wbcli.models import layers
+from wbcli.runs.find import create
+from wbcli.runs.run import Run
 from wbcli.training import features, stages
 from wbcli.training.features import Features
 from wbcli.training.fit import fit, make_optimizer
@@ -34,7 +35,7 @@ class Pixels(nn.Module):
 
 @pytest.fixture(scope="module")
 def digits():
-    return datasets.for_run(stage1(val_per_class=2))
+    return recorded.for_run(stage1(val_per_class=2))
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def batches_of(digits, batch_size, split="train"):
 def through_the_network(parent, digits, settings):
     """Stage 2 without a cache: every batch goes through the frozen network."""
     network = parent.network(digits.class_names)
-    parameters = networks.freeze_all_but(network, networks.last_layers(network, 1))
+    parameters = layers.freeze_all_but(network, layers.last_layers(network, 1))
     weight = network.classifier.weight
     radii = [radius_of(settings.maxnorm, settings.radius, weight)]
     optimizer = make_optimizer(parameters, [weight], radii, settings)
@@ -191,7 +192,7 @@ def test_the_frozen_batch_norms_do_not_move(parent, digits):
 
 def test_the_splits_of_a_data_set_without_validation_images(parent):
     settings = replace(stage2(parent), val_per_class=0, views=3)
-    dataset = datasets.for_run(settings)
+    dataset = recorded.for_run(settings)
     splits = features.of_splits(parent.network(dataset.class_names), dataset, settings, CPU, HERE)
     assert list(splits) == ["train", "test"]
     assert {(f.views, f.batch_size, f.keep) for f in splits.values()} == {(3, 64, False)}
@@ -285,9 +286,7 @@ def test_the_numbers_of_an_epoch_are_those_that_eval_finds_through_the_network(
     parent, train, split
 ):
     run, _ = train("child", stage2(parent))
-    result = metrics.evaluate_run(
-        run, CPU, split=split, checkpoint="last", tta=False, precision="fp32"
-    )
+    result = evaluate_run(run, CPU, split=split, checkpoint="last", tta=False, precision="fp32")
     row = run.metrics()[-1]
     prefix = "" if split == "test" else "val_"
     assert row[f"{prefix}accuracy"] == result["accuracy"]

@@ -11,12 +11,15 @@ from torch import Tensor
 
 from wbcli.balance import extension
 from wbcli.balance.radius import relative_radius
-from wbcli.config.settings import Config, resolve_normalize, resolve_stage1, resolve_stage2
-from wbcli.data import datasets
+from wbcli.config.resolve import resolve_normalize, resolve_stage1, resolve_stage2
+from wbcli.config.settings import Config
+from wbcli.data import recorded
 from wbcli.data.batches import draw_epoch
 from wbcli.methods.losses import class_balanced_weights
 from wbcli.models import networks
-from wbcli.runs.run import Run, create, named
+from wbcli.models.layers import freeze_all_but, last_layers
+from wbcli.runs.find import create, named
+from wbcli.runs.run import Run
 from wbcli.training import epochs, stages
 from wbcli.training import fit as train_module
 from wbcli.training.fit import Position, _Step, make_optimizer
@@ -29,7 +32,7 @@ def train(name: str, settings: Config, listener=None) -> tuple[Run, dict[str, Te
     run = named(Path("runs"), name)
     if not run.started:
         run = create(Path("runs"), settings, name)
-    stages.train(settings, run, datasets.for_run(settings), CPU, Path("runs"), listener)
+    stages.train(settings, run, recorded.for_run(settings), CPU, Path("runs"), listener)
     return run, run.load_weights()
 
 
@@ -210,7 +213,7 @@ def test_checkpoints_are_written_within_an_epoch_too():
     settings, saved = stage1(epochs=2), []
     run = create(Path("runs"), settings, "run")
     listener = stages.Listener(on_save=lambda *position: saved.append(position))
-    dataset = datasets.for_run(settings)
+    dataset = recorded.for_run(settings)
     stages.train(settings, run, dataset, CPU, Path("runs"), listener, save_every=8)
     assert saved == [(0, 8), (0, 16), (1, 0), (1, 8), (1, 16), (2, 0)]
 
@@ -300,7 +303,7 @@ def test_stage1_with_unit_norm_keeps_rows_at_length_1():
 def test_a_bottleneck_network_trains_and_is_read_again():
     run, weights = train("run", stage1(bottleneck=2))
     assert weights["classifier.weight"].shape == (10, 2)
-    network = run.network(datasets.for_run(run.config()).class_names)
+    network = run.network(recorded.for_run(run.config()).class_names)
     assert equal(weights, network.state_dict())
 
 
@@ -308,8 +311,8 @@ def test_a_bottleneck_network_trains_and_is_read_again():
 def test_stage2_trains_the_last_layers_and_nothing_else(parent, layers):
     before = parent.load_weights()
     run, after = train("child", stage2(parent, layers=layers))
-    network = parent.network(datasets.for_run(parent.config()).class_names)
-    networks.freeze_all_but(network, networks.last_layers(network, layers))
+    network = parent.network(recorded.for_run(parent.config()).class_names)
+    freeze_all_but(network, last_layers(network, layers))
     trained = {name.rsplit(".", 1)[0] for name, p in network.named_parameters() if p.requires_grad}
     for key, value in after.items():
         if "num_batches" not in key:
@@ -351,7 +354,7 @@ def test_frozen_batch_norm_statistics_move_only_under_the_released_recipe(parent
 def test_normalize_divides_rows_by_a_power_of_their_norm(parent):
     settings = resolve_normalize(parent.config(), "parent", {"tau": 1.9})
     run = create(Path("runs"), settings, None)
-    dataset = datasets.for_run(settings)
+    dataset = recorded.for_run(settings)
     stages.normalize(settings, run, parent, dataset, CPU)
     before, after = parent.load_weights(), run.load_weights()
     rows = before.pop("classifier.weight")
@@ -405,7 +408,7 @@ def test_released_stage2_equals_a_plainly_written_one():
     parent, _ = train("parent", stage1(recipe="released", epochs=3, lr=0.05))
     settings = stage2(parent, epochs=4, wd=1e-3, lr=2.0)
     assert (settings.loss, settings.project, settings.maxnorm) == ("cb-bce", "epoch", 0.1)
-    dataset = datasets.for_run(settings)
+    dataset = recorded.for_run(settings)
     assert math.ceil(len(dataset.train.labels) / settings.batch_size) * settings.epochs == 20
     network = parent.network(dataset.class_names, "best")
     radius = relative_radius(network.classifier.weight, 0.1)
@@ -452,7 +455,7 @@ def test_an_interrupted_run_that_measures_now_and_then_ends_the_same():
 @pytest.mark.parametrize("loss", ["ce", "cb", "cb-bce", "focal"])
 def test_the_parts_of_a_batch_add_up_to_its_gradient_where_batch_norm_is_frozen(loss):
     settings = stage1(loss=loss, batch_size=30)
-    dataset = datasets.for_run(settings)
+    dataset = recorded.for_run(settings)
     images = torch.from_numpy(dataset.train.images[::9][:30]).float() / 255
     labels = torch.from_numpy(dataset.train.labels[::9][:30])
     weights = class_balanced_weights(dataset.class_counts).float()

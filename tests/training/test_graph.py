@@ -7,7 +7,7 @@ import torch
 
 from training.test_fit import CPU, equal, stage1
 from wbcli.bench.tune import RandomFeatures
-from wbcli.data import datasets
+from wbcli.data import recorded
 from wbcli.data.batches import batches_of
 from wbcli.methods.losses import class_balanced_weights
 from wbcli.models import networks
@@ -17,7 +17,7 @@ from wbcli.training.fit import fit, make_optimizer
 
 @pytest.fixture(scope="module")
 def digits():
-    return datasets.for_run(stage1())
+    return recorded.for_run(stage1())
 
 
 def train(digits, device=CPU, **options):

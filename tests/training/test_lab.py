@@ -8,9 +8,11 @@ import torch
 
 from conftest import write_cifar100
 from training.test_fit import equal
-from wbcli.config.settings import Config, resolve_stage1
-from wbcli.data import datasets
-from wbcli.runs.run import Run, create, fingerprint, part
+from wbcli.config.resolve import resolve_stage1
+from wbcli.config.settings import Config
+from wbcli.data import recorded
+from wbcli.runs.find import create, fingerprint, part
+from wbcli.runs.run import Run
 from wbcli.training import features, lab, stages
 
 CPU = torch.device("cpu")
@@ -164,7 +166,7 @@ def test_features_of_a_network_are_computed_once_and_change_nothing(monkeypatch)
     assert len(made) == 1
     for run in shared:
         alone = create(Path("alone"), run.config(), run.name)
-        stages.train(run.config(), alone, datasets.for_run(run.config()), CPU, STUDIES)
+        stages.train(run.config(), alone, recorded.for_run(run.config()), CPU, STUDIES)
         assert equal(alone.load_weights(), run.load_weights())
 
 
@@ -201,13 +203,13 @@ def test_another_data_folder_trains_nothing_again_and_is_read_by_what_follows():
 
 def test_a_data_set_is_read_once_for_each_subset(monkeypatch):
     read = []
-    load = datasets.for_run
+    load = recorded.for_run
 
     def counted(settings, *args, **options):
         read.append((settings.imbalance_factor, settings.val_per_class))
         return load(settings, *args, **options)
 
-    monkeypatch.setattr(datasets, "for_run", counted)
+    monkeypatch.setattr(recorded, "for_run", counted)
     here = make_lab(epochs=1)
     for options in ({}, {"wd": 0.0}, {"imbalance_factor": 10}, {"val_per_class": 2}):
         here.stage1(0, "", **options)

@@ -26,9 +26,10 @@ from sqlalchemy.exc import OperationalError
 from training.test_fit import stage1
 from wbcli import cli
 from wbcli.config.settings import LOSSES, from_dict
-from wbcli.data import datasets
+from wbcli.data import recorded
 from wbcli.report import figures
-from wbcli.runs.run import Run, part
+from wbcli.runs.find import part
+from wbcli.runs.run import Run
 from wbcli.training import stages
 from wbcli.tune import tune
 from wbcli.tune.search import BETAS, DONE, RANGES, How, make_space, open_study, run_search, search
@@ -615,7 +616,7 @@ def tune_stage1(folder, trials, space=WDS, on_epoch=lambda trial, row: None, **o
     def listener(trial):
         yield stages.Listener(on_epoch=lambda row: on_epoch(trial, row))
 
-    args = (Path(folder), datasets.for_run(base), torch.device("cpu"), listener)
+    args = (Path(folder), recorded.for_run(base), torch.device("cpu"), listener)
     return tune.tune_stage1(base, space, how(trials, 1), *args)
 
 

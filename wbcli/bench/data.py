@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from wbcli.bench.ops import compare
+from wbcli.bench.timing import compare
 from wbcli.data.datasets import Dataset, Split
 from wbcli.data.loader import PictureBatches, bounds
 from wbcli.data.pictures import decoding

@@ -7,7 +7,6 @@ it moves is counted from its own code, in passes over the weight.
 Legend: K rows, D entries of a row; a pass is K·D·itemsize bytes.
 """
 
-import platform
 import random
 import statistics
 import time
@@ -17,25 +16,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wbcli import __version__
-from wbcli.balance import extension, ops, reference
+from wbcli.balance import ops, reference
 from wbcli.balance.optim import SGD
+from wbcli.bench.timing import Peer, compare, time_cpu, time_cuda
 
 SHAPES = ((100, 64), (100, 512), (1000, 2048), (8142, 2048), (100_000, 2048))
 CLIPPED = ("none", "half", "all")
 CACHES = ("cold", "warm")
 FLUSH_BYTES = 512 * 2**20  # more than the last-level cache of any machine we know
-SLEEP_CYCLES = 400_000  # of a GPU, 0.2 ms: longer than it takes to launch any of the peers
 MIN_ROUNDS = 5
 STEP = {"lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4}
-
-
-@dataclass(frozen=True)
-class Peer:
-    """Something to time: a call that takes no arguments, and the passes over memory it makes."""
-
-    call: Callable[[], object]
-    passes: float
 
 
 @dataclass(frozen=True)
@@ -160,20 +150,6 @@ def run(
     return results
 
 
-def machine(device: torch.device) -> dict[str, object]:
-    """What the figures hold for."""
-    on_gpu = device.type == "cuda"
-    return {
-        "device": torch.cuda.get_device_name(device) if on_gpu else _processor(),
-        "threads": None if on_gpu else torch.get_num_threads(),
-        "capability": None if on_gpu else torch.backends.cpu.get_cpu_capability(),
-        "kernels": extension.kernels(device.type),
-        "wbcli": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-
-
 def _compiles(peers: dict[str, Peer], on_omission: Callable[[str], None]) -> bool:
     """Whether torch.compile works on this machine; without it the peer is taken out."""
     try:
@@ -198,7 +174,7 @@ def _time_in_turns(
     The first two rounds warm up and are dropped. The cache is emptied by reading: lines that were
     written would be written back within the call that is timed.
     """
-    timer = _time_cuda if flush.is_cuda else _time_cpu
+    timer = time_cuda if flush.is_cuda else time_cpu
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in peers}
     shuffle = random.Random(0)
     for number in range(rounds + 2):
@@ -218,26 +194,6 @@ def _time_in_turns(
         for side in range(2)
     )
     return device, host
-
-
-def _time_cpu(call: Callable[[], object]) -> tuple[float, float]:
-    started = time.perf_counter_ns()
-    call()
-    took = (time.perf_counter_ns() - started) / 1000
-    return took, took
-
-
-def _time_cuda(call: Callable[[], object]) -> tuple[float, float]:
-    """On the device, which sleeps while the call is launched: it would wait for the host else."""
-    started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda._sleep(SLEEP_CYCLES)
-    started.record()
-    before = time.perf_counter_ns()
-    call()
-    took = (time.perf_counter_ns() - before) / 1000
-    ended.record()
-    ended.synchronize()
-    return 1000 * started.elapsed_time(ended), took
 
 
 def _summarize(
@@ -268,28 +224,6 @@ def _summarize(
     return rows
 
 
-def compare(times: dict[str, list[float]], ours: str) -> dict[str, dict]:
-    """What every benchmark says of the microseconds of each way in each round.
-
-    Returns:
-        For each name `name`, `median_us`, `spread` (interquartile range over median), `ratio_to`
-        (`ours`) and `ratio` (median over the rounds of its time over ours).
-    """
-    compared = {}
-    for name, values in times.items():
-        low, _, high = statistics.quantiles(values, n=4)
-        median = statistics.median(values)
-        ratios = [mine / yours for mine, yours in zip(values, times[ours], strict=True)]
-        compared[name] = {
-            "name": name,
-            "median_us": median,
-            "spread": (high - low) / median,
-            "ratio_to": ours,
-            "ratio": statistics.median(ratios),
-        }
-    return compared
-
-
 def _by_hand(w: Tensor, radius: float) -> Tensor:
     """What most people write."""
     norms = torch.linalg.vector_norm(w, dim=1, keepdim=True)
@@ -315,14 +249,3 @@ def _optimizer(kind: type, x: Operands, **options) -> torch.optim.Optimizer:
     optimizer = kind([x.weight], **STEP, **options)
     optimizer.state[x.weight]["momentum_buffer"] = x.buffer
     return optimizer
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo") as file:
-            names = [
-                line.split(":", 1)[1].strip() for line in file if line.startswith("model name")
-            ]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor()

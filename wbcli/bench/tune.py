@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from wbcli.balance.radius import radius_of
-from wbcli.bench.ops import compare
+from wbcli.bench.timing import compare
 from wbcli.config.settings import Config
 from wbcli.methods.losses import class_balanced_weights
 from wbcli.training.fit import fit, make_optimizer

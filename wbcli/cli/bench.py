@@ -1,22 +1,14 @@
 """bench op, step, train, eval, tune: speed and memory, measured here."""
 
 import re
-from pathlib import Path
 
 import click
 
 from wbcli import console
-from wbcli.cli.options import (
-    Command,
-    Count,
-    FiniteRange,
-    everywhere,
-    json_option,
-    load,
-    on_device,
-    wrong_usage,
-)
-from wbcli.config.settings import ARCHS, Config, resolve_stage1
+from wbcli.cli.bench_training import machine_line, train_command
+from wbcli.cli.inputs import wrong_usage
+from wbcli.cli.options import everywhere, json_option
+from wbcli.cli.parameters import Command, Count, FiniteRange
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 MAX_ELEMENTS = 2**30  # of a weight
@@ -160,13 +152,13 @@ def tune_command(shapes, heads, steps, rounds, as_json, device, **unused):
       wbcli bench tune --shape 100x512
     """
     from wbcli import device as devices
-    from wbcli.bench import ops, tune
+    from wbcli.bench import timing, tune
 
     with wrong_usage():
         device = devices.resolve(device)
     shapes = list(shapes or tune.SHAPES)
     results = tune.run(shapes, heads, steps, rounds, device)
-    machine = ops.machine(device)
+    machine = timing.machine(device)
     if as_json:
         names = list(dict.fromkeys(result["shape"] for result in results))
         console.print_json(
@@ -180,149 +172,13 @@ def tune_command(shapes, heads, steps, rounds, as_json, device, **unused):
             + [f"{r['difference']:.1e}"]
             for r in results
         ],
-        f"{_describe(machine)}\n{steps} steps of {tune.BATCH} images; ms: median of {rounds} "
+        f"{machine_line(machine)}\n{steps} steps of {tune.BATCH} images; ms: median of {rounds} "
         "rounds; spread: interquartile range over median; ratio: time over that of the heads "
         "trained together; difference: largest, of a row, between the two ways, over its norm",
     )
 
 
-@bench_command.command("train", cls=Command, group="bench")
-@click.option(
-    "--data",
-    metavar="NAME|FOLDER",
-    help="In memory: training is timed; on disk: loading.  [default: fashionmnistlt, or without "
-    "its files digitslt]",
-)
-@click.option(
-    "--arch",
-    type=click.Choice(ARCHS),
-    default="resnet20",
-    show_default=True,
-    help="Network, in memory.",
-)
-@click.option("--image-size", type=int, help="Side of the crops, on disk.  [default: 224]")
-@click.option(
-    "--images",
-    type=Count(2, most=10**7),
-    default=2048,
-    help="Most pictures that are read, on disk.  [default: 2048]",
-)
-@click.option(
-    "--batch-size", type=Count(2), default=64, show_default=True, help="Images of a step."
-)
-@click.option("--steps", type=Count(1), default=20, help="Steps of a round.  [default: 20]")
-@click.option("--rounds", type=Count(2), default=8, show_default=True, help=ROUNDS)
-@click.option("--compile", is_flag=True, help="torch.compile our network.")
-@click.option("--graph", is_flag=True, help="Capture our steps as CUDA graphs.")
-@click.option(
-    "--accuracy",
-    type=FiniteRange(0, 100),
-    metavar="PERCENT",
-    help="Time the training until the test accuracy is so high, instead.",
-)
-@json_option
-@everywhere
-def train_command(data, image_size, precision, data_dir, device, as_json, **options):
-    """Time training, and the loading of pictures on disk.
-
-    Training: against a loop as in the released code (Pillow picture by picture, a read of the loss
-    in every step), and against a good plain loop over tensors. Loading: against the decoder alone,
-    and a DataLoader with torchvision's transforms.
-
-    \b
-    Example:
-      wbcli bench train
-      wbcli bench train --data digitslt --accuracy 85
-      wbcli bench train --data path/to/folder
-    """
-    from wbcli import device as devices
-    from wbcli.bench import ops
-
-    with wrong_usage():
-        place = str((data_dir or Path("data")).resolve())
-        given = {"dataset": data or _default_data(place), "data_dir": place}
-        given |= {"precision": precision, "graph": options["graph"]}
-        device, given = on_device(device, given, None)
-        keys = ("arch", "batch_size", "seed", "compile")
-        given |= {key: options[key] for key in keys} | {"image_size": image_size}
-        settings = resolve_stage1(given)
-    devices.prepare(device, settings.precision, 0, deterministic=False)
-    bench_way = _bench_loading if settings.image_size else _bench_training
-    if options["accuracy"] is not None:
-        bench_way = _bench_accuracy
-    machine = ops.machine(device)
-    results, columns, rows, caption = bench_way(settings, device, options)
-    if as_json:
-        head = {"bench": "train", "machine": machine, "shapes": [settings.dataset]}
-        keys = ("arch", "batch_size", "precision", "compile", "graph")
-        head |= {key: getattr(settings, key) for key in keys}
-        console.print_json(head | {"results": results})
-        return
-    console.print_table(columns, rows, f"{_describe(machine)}\n{caption}")
-
-
-def _default_data(data_dir: str) -> str:
-    from wbcli.data.sets import fashion
-
-    return "fashionmnistlt" if fashion.is_here(Path(data_dir)) else "digitslt"
-
-
-def _bench_training(settings: Config, device, options: dict) -> tuple:
-    from wbcli.bench import training
-
-    load(settings)
-    results = training.run(settings, options["steps"], options["rounds"], device)
-    keys = ("images_per_second", "epochs_per_minute", "peak_mb", "flop_utilisation")
-    return (
-        results,
-        ["name", "ms", "spread", "ratio", "images/s", "epochs/min", "peak MB", "utilisation"],
-        [
-            [r["name"], r["median_us"] / 1000, r["spread"], r["ratio"], *[r[key] for key in keys]]
-            for r in results
-        ],
-        f"{settings.dataset}, {settings.arch}, batch {settings.batch_size}, {settings.precision}"
-        f"; ms: of a step, median of {options['rounds']} rounds of {options['steps']}; spread: "
-        f"interquartile range over median; ratio: time over that of {training.OURS}; peak: "
-        "memory of its process; utilisation: FLOP/s over those of a large matrix product in that "
-        "precision",
-    )
-
-
-def _bench_accuracy(settings: Config, device, options: dict) -> tuple:
-    from wbcli.bench import training
-
-    load(settings)
-    results = training.run_to_accuracy(
-        settings,
-        options["accuracy"],
-        device,
-        lambda name, epoch, accuracy: console.say(f"{name}: epoch {epoch}, {accuracy:.2f}"),
-    )
-    return (
-        results,
-        ["name", "seconds", "epochs", "accuracy"],
-        [list(r.values()) for r in results],
-        f"{settings.dataset}, {settings.arch}, batch {settings.batch_size}, lr {settings.lr:g}, wd "
-        f"{settings.wd:g}, cosine over {settings.epochs} epochs; seconds of training until the "
-        f"test accuracy is {options['accuracy']:g}, – where it never is",
-    )
-
-
-def _bench_loading(settings: Config, device, options: dict) -> tuple:
-    from wbcli.bench.data import OURS, run
-
-    dataset, keys = load(settings), ("images", "batch_size", "rounds")
-    results = run(dataset, *[options[key] for key in keys], device)
-    keys = ("name", "processes", "images_per_second", "median_us", "spread", "ratio", "per_process")
-    return (
-        results,
-        ["name", "processes", "images/s", "µs", "spread", "ratio", "per process"],
-        [[r[key] for key in keys] for r in results],
-        f"{settings.dataset} at {settings.image_size}; µs: of a picture, median of "
-        f"{options['rounds']} rounds; spread: interquartile range over median; ratio: time over "
-        f"that of {OURS}; per process: images per second and process over those of "
-        "the decoder alone",
-    )
+bench_command.add_command(train_command)
 
 
 @bench_command.command("eval", cls=Command, group="bench")
@@ -346,12 +202,12 @@ def eval_command(shape, images, as_json, device, **unused):
       wbcli bench eval --shape 8142x2048 --images 24426
     """
     from wbcli import device as devices
-    from wbcli.bench import evaluate, ops
+    from wbcli.bench import evaluate, timing
 
     with wrong_usage():
         device = devices.resolve(device)
     results = evaluate.run([images // 4, images // 2, images], *shape, device)
-    machine = ops.machine(device)
+    machine = timing.machine(device)
     if as_json:
         name = f"{shape[0]}x{shape[1]}"
         console.print_json(
@@ -361,13 +217,9 @@ def eval_command(shape, images, as_json, device, **unused):
     console.print_table(
         ["name", "images", "seconds", "peak MB", "growth MB"],
         [[r["name"], r["images"], r["seconds"], r["peak_mb"], r["growth_mb"]] for r in results],
-        f"{shape[0]} classes, {shape[1]} features; {_describe(machine)}\n"
+        f"{shape[0]} classes, {shape[1]} features; {machine_line(machine)}\n"
         "peak: of a process of its own, with torch in it; growth: since the first count",
     )
-
-
-def _describe(machine: dict) -> str:
-    return ", ".join(f"{key} {value}" for key, value in machine.items() if value)
 
 
 def _bench(
@@ -376,7 +228,7 @@ def _bench(
     import torch
 
     from wbcli import device as devices
-    from wbcli.bench import ops
+    from wbcli.bench import ops, timing
 
     with wrong_usage():
         device = devices.resolve(device)
@@ -399,7 +251,7 @@ def _bench(
         ),
         on_omission=console.warn,
     )
-    machine = ops.machine(device)
+    machine = timing.machine(device)
     if as_json:
         measured = list(dict.fromkeys(result["shape"] for result in results))
         console.print_json(
@@ -414,7 +266,7 @@ def _bench(
             + [result["fraction_of_copy"], result["host_us"]]
             for result in results
         ],
-        f"{dtype}; {_describe(machine)}\n"
+        f"{dtype}; {machine_line(machine)}\n"
         f"µs: median, of the device; spread: interquartile range over median; ratio: time over "
         f"that of {results[0]['ratio_to']}, median of the rounds; of copy: bytes per second over "
         "those of the copy; host µs: median until the call returns",

@@ -5,18 +5,11 @@ from pathlib import Path
 import click
 
 from wbcli import console
-from wbcli.cli.options import (
-    Command,
-    data_options,
-    everywhere,
-    examine_files,
-    json_option,
-    load,
-    read_files,
-    take,
-    wrong_usage,
-)
-from wbcli.config.settings import Config, resolve_stage1
+from wbcli.cli.inputs import examine_files, load, read_files, take, wrong_usage
+from wbcli.cli.options import data_options, everywhere, json_option
+from wbcli.cli.parameters import Command
+from wbcli.config.resolve import resolve_stage1
+from wbcli.config.settings import Config
 from wbcli.words import counted
 
 

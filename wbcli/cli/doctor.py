@@ -5,7 +5,9 @@ import platform
 import click
 
 from wbcli import __version__, console
-from wbcli.cli.options import Command, everywhere, json_option, wrong_usage
+from wbcli.cli.inputs import wrong_usage
+from wbcli.cli.options import everywhere, json_option
+from wbcli.cli.parameters import Command
 
 
 @click.command("doctor", cls=Command)

@@ -8,16 +8,11 @@ from dataclasses import asdict
 import click
 
 from wbcli import console
-from wbcli.cli.options import (
-    CHOSEN_ON_TEST,
-    Command,
-    everywhere,
-    find_runs,
-    json_option,
-    reference_to,
-    wrong_usage,
-)
-from wbcli.runs.run import Run, all_runs
+from wbcli.cli.inputs import CHOSEN_ON_TEST, find_runs, reference_to, wrong_usage
+from wbcli.cli.options import everywhere, json_option
+from wbcli.cli.parameters import Command
+from wbcli.runs.find import all_runs
+from wbcli.runs.run import Run
 from wbcli.words import are, counted, has
 
 ACCURACIES = ("many", "medium", "few", "all")
@@ -56,7 +51,7 @@ def eval_command(
       wbcli eval naive digitslt-stage2-001 --json
     """
     from wbcli import device as devices
-    from wbcli.evaluate.metrics import evaluate_run
+    from wbcli.evaluate.measured import evaluate_run
 
     with wrong_usage():
         if as_json and as_csv:

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from wbcli.cli import cli
-from wbcli.config.settings import DEFAULTS, SOURCES, Default
+from wbcli.config.recipes import DEFAULTS, SOURCES, Default
 
 DOCS = Path(__file__).parents[2] / "docs"
 TRAINS = ("stage1", "stage2", "tune stage1", "tune stage2", "reproduce")

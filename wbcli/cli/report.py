@@ -5,16 +5,9 @@ from pathlib import Path
 import click
 
 from wbcli import console
-from wbcli.cli.options import (
-    Command,
-    NamedPath,
-    everywhere,
-    find_runs,
-    json_option,
-    needs_extra,
-    reference_to,
-    wrong_usage,
-)
+from wbcli.cli.inputs import find_runs, needs_extra, reference_to, wrong_usage
+from wbcli.cli.options import everywhere, json_option
+from wbcli.cli.parameters import Command, NamedPath
 
 
 @click.command("report", cls=Command)

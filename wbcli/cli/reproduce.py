@@ -7,22 +7,13 @@ from pathlib import Path
 import click
 
 from wbcli import console
-from wbcli.cli.options import (
-    Command,
-    Count,
-    can_be_had,
-    data_options,
-    everywhere,
-    json_option,
-    kept_when_stopped,
-    needs_extra,
-    on_device,
-    setting_options,
-    wrong_usage,
-)
-from wbcli.config.settings import Config, resolve_stage1
+from wbcli.cli.inputs import can_be_had, kept_when_stopped, needs_extra, on_device, wrong_usage
+from wbcli.cli.options import data_options, everywhere, json_option, setting_options
+from wbcli.cli.parameters import Command, Count
+from wbcli.config.resolve import resolve_stage1
+from wbcli.config.settings import Config
 from wbcli.files import storage
-from wbcli.runs import run
+from wbcli.runs import find
 
 STUDIES = ("ablation", "imbalance", "large-scale", "wd-sweep", "norms", "weights2d")
 DRAWN = ("wd-sweep", "norms", "weights2d")  # studies with a figure
@@ -76,13 +67,13 @@ def reproduce_command(study, as_json, runs_dir, **options):
     if study in DRAWN or budget:
         needs_extra("study", "matplotlib", *["optuna"] * bool(budget))
     with wrong_usage():
-        run.make_folder(runs_dir)
+        find.make_folder(runs_dir)
     dataset = lab.options["dataset"]
     with can_be_had():
         data = lab.dataset(resolve_stage1(lab.options))
     for note in data.notes:
         console.warn(note)
-    folder = lab.studies / f"{study}-{run.plain(dataset)}"
+    folder = lab.studies / f"{study}-{find.plain(dataset)}"
     folder.mkdir(parents=True, exist_ok=True)
     result = {"study": study, "dataset": dataset, "seeds": seeds}
     with kept_when_stopped():

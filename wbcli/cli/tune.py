@@ -1,113 +1,44 @@
 """tune stage1, stage2, normalize: search settings on validation images."""
 
-from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import click
 
 from wbcli import console
-from wbcli.cli.options import (
-    Command,
-    Count,
-    data_options,
-    everywhere,
+from wbcli.cli.inputs import (
     find_parent,
-    head_options,
-    imbalance_options,
-    json_option,
     kept_when_stopped,
     load,
     needs_extra,
     on_device,
     reference_to,
-    setting_options,
     wrong_usage,
 )
-from wbcli.config import settings
+from wbcli.cli.options import (
+    data_options,
+    everywhere,
+    head_options,
+    imbalance_options,
+    json_option,
+    setting_options,
+)
+from wbcli.cli.parameters import Command, Count
+from wbcli.cli.searching import (
+    how_to_search,
+    search_options,
+    searched_names,
+    select_option,
+    space_of,
+)
+from wbcli.config import resolve
 from wbcli.config.settings import Config
-from wbcli.runs.run import first_part, same_images
-from wbcli.words import counted
+from wbcli.runs.find import first_part, same_images
 
-SEARCHED = {  # stage: what can be searched, and what is unless an option settles it
-    "stage1": (("wd", "lr"), ("wd",)),
-    "stage2": (("wd", "lr", "maxnorm", "radius", "beta", "loss"), ("wd", "lr", "maxnorm")),
-}
 SPLITS = {"val": "validation", "test": "test"}
 SHOWN = 10  # rows of the table
 NO_VALIDATION = "{run} needs another stage 1, trained with --val-per-class N"
-CHOICES = ("beta", "loss")  # searched among values, not in a range
-CONSTRAINTS = ("maxnorm", "radius", "unit_norm")
-
-
-def search_options(stage: str, trials: int, round_size: int) -> Callable:
-    names, default = SEARCHED[stage]
-    in_ranges = [name for name in names if name not in CHOICES]
-    options = [
-        click.option(
-            "--trials",
-            type=Count(1),
-            default=trials,
-            show_default=True,
-            help="Candidates that are tried.",
-        ),
-        click.option(
-            "--search",
-            "names",
-            type=click.Choice(names),
-            multiple=True,
-            help="What is searched; repeat for several.  "
-            f"[default: {', '.join(default)}, but for what is given]",
-        ),
-        click.option(
-            "--range",
-            "ranges",
-            type=(click.Choice(in_ranges), float, float),
-            multiple=True,
-            metavar="NAME LOW HIGH",
-            help="Search this option between LOW and HIGH.",
-        ),
-        click.option(
-            "--sampler",
-            type=click.Choice(["tpe", "gp", "random"]),
-            default="tpe",
-            show_default=True,
-            help="How candidates are proposed: Bayesian (tpe, gp), or random.",
-        ),
-        click.option(
-            "--round",
-            "round_size",
-            type=Count(1),
-            default=round_size,
-            show_default=True,
-            help="Candidates that are asked for at a time.",
-        ),
-        click.option(
-            "--storage",
-            metavar="URL",
-            help="Optuna storage that processes share.  [default: a file of this search]",
-        ),
-        select_option,
-        json_option,
-    ]
-
-    def decorate(command: Callable) -> Callable:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-select_option = click.option(
-    "--select",
-    type=click.Choice(["val", "test"]),
-    default="val",
-    show_default=True,
-    help="Images on which the winner is chosen.",
-)
 
 
 @click.group("tune")
@@ -143,11 +74,11 @@ def stage1_command(dataset, as_json, device, data_dir, runs_dir, **options):
     from wbcli.tune import tune
 
     with wrong_usage():
-        how, names, ranges = _how(options), options.pop("names"), options.pop("ranges")
+        how, names, ranges = how_to_search(options), options.pop("names"), options.pop("ranges")
         device, options = on_device(device, options, data_dir or Path("data"))
-        names = _searched("stage1", names, ranges, options)
-        base = settings.resolve_stage1(options | {"dataset": dataset})
-        space = _space(base, names, ranges)
+        names = searched_names("stage1", names, ranges, options)
+        base = resolve.resolve_stage1(options | {"dataset": dataset})
+        space = space_of(base, names, ranges)
     data = load(base, first_part(runs_dir / "studies", base), "train", "val")
     with wrong_usage():
         base = _selected(base, data, how.select, "repeat this with --val-per-class N")
@@ -186,17 +117,17 @@ def stage2_command(run, as_json, device, data_dir, runs_dir, **options):
     from wbcli.tune import tune
 
     with wrong_usage():
-        how, names, ranges = _how(options), options.pop("names"), options.pop("ranges")
+        how, names, ranges = how_to_search(options), options.pop("names"), options.pop("ranges")
         parent = find_parent(runs_dir, run)
         reference = reference_to(parent, runs_dir)
         device, options = on_device(device, options, data_dir, parent)
         options["layers"] = options["layers"] and int(options["layers"])
-        names = _searched("stage2", names, ranges, options)
+        names = searched_names("stage2", names, ranges, options)
         if "maxnorm" not in names and "radius" in names:
             options["maxnorm"] = "none"
-        base = settings.resolve_stage2(parent.config(), reference, options)
+        base = resolve.resolve_stage2(parent.config(), reference, options)
         base = replace(base, views=base.views or min(base.epochs, tune.VIEWS))
-        space = _space(base, names, ranges)
+        space = space_of(base, names, ranges)
         heads.check(base)
     follows = same_images(parent.config(), base)
     data = load(base, parent if follows else None, "train", "val")
@@ -231,64 +162,12 @@ def normalize_command(run, trials, select, as_json, device, data_dir, runs_dir, 
         parent = find_parent(runs_dir, run)
         reference = reference_to(parent, runs_dir)
         device, options = on_device(device, options, data_dir, parent)
-        base = settings.resolve_normalize(parent.config(), reference, options | {"tau": 1.0})
+        base = resolve.resolve_normalize(parent.config(), reference, options | {"tau": 1.0})
     data = load(base, parent, "train", "val")
     with wrong_usage():
         base = _selected(base, data, select, NO_VALIDATION.format(run=parent.name))
     studies = runs_dir / "studies"
     _report(tune.tune_normalize(base, parent, trials, select, studies, data, device), as_json)
-
-
-def _how(options: dict):
-    """How the search goes; its options are taken out of `options`."""
-    from wbcli.tune import search
-
-    def say(done: int, best: float | None) -> None:
-        console.say(f"{counted(done, 'trial')}, best accuracy {console.format_cell(best)}")
-
-    if options["storage"] == "":
-        raise ValueError("--storage: expected the URL of an Optuna storage, got ''")
-    keys = ("trials", "round_size", "sampler", "select", "storage")
-    if options["sampler"] == "gp" and find_spec("scipy") is None:
-        raise click.ClickException("--sampler gp needs scipy: pip install scipy")
-    return search.How(**{key: options.pop(key) for key in keys}, on_round=say)
-
-
-def _searched(stage: str, names: tuple, ranges: tuple, options: dict) -> list[str]:
-    """What is searched: what was named, else the default but for what is given; and every range."""
-    given = [key for key in SEARCHED[stage][0] if options.get(key) is not None]
-    asked = [*names, *[name for name, _, _ in ranges]]
-    both = [name for name in asked if name in given]
-    if both:
-        raise ValueError(f"--{both[0]} is given and searched: leave one of them out")
-    if "maxnorm" in asked and "radius" in asked:
-        raise ValueError("maxnorm and radius exclude each other: search one of them")
-    rivals = [key for key in CONSTRAINTS if options.get(key) not in (None, "none")]
-    bound = [name for name in asked if name in CONSTRAINTS]
-    if bound and rivals:
-        flag = rivals[0].replace("_", "-")
-        raise ValueError(f"--{bound[0]} is searched: leave --{flag} out")
-    default = [name for name in SEARCHED[stage][1] if name not in given]
-    if rivals or "radius" in asked:
-        default = [name for name in default if name != "maxnorm"]
-    found = list(dict.fromkeys([*(names or default), *asked]))
-    if not found:
-        raise ValueError(
-            "every option is given, and nothing is left to search: leave one of them out"
-        )
-    return found
-
-
-def _space(base: Config, names: list[str], ranges: tuple) -> dict:
-    """The search space; both ends of every range must be values that the option can have."""
-    from wbcli.tune import search
-
-    space = search.make_space(base.stage, names, {name: (low, high) for name, low, high in ranges})
-    for name, distribution in space.items():
-        if name not in CHOICES:
-            for end in (distribution.low, distribution.high):
-                replace(base, **{name: end})
-    return space
 
 
 def _selected(base: Config, data, select: str, remedy: str) -> Config:

@@ -6,17 +6,10 @@ import sys
 import click
 
 from wbcli import console
-from wbcli.cli.options import (
-    Command,
-    NamedPath,
-    everywhere,
-    find_runs,
-    json_option,
-    needs_extra,
-    reference_to,
-    wrong_usage,
-)
-from wbcli.runs.run import find
+from wbcli.cli.inputs import find_runs, needs_extra, reference_to, wrong_usage
+from wbcli.cli.options import everywhere, json_option
+from wbcli.cli.parameters import Command, NamedPath
+from wbcli.runs.find import find
 from wbcli.words import counted
 
 
@@ -126,7 +119,7 @@ def export_command(run, form, output, checkpoint, as_json, runs_dir, data_dir, *
     """
     if form == "onnx":
         needs_extra("export", "onnx", "onnxscript")
-    from wbcli.data import datasets
+    from wbcli.data import recorded
     from wbcli.deploy import export, predict
 
     with wrong_usage():
@@ -137,7 +130,7 @@ def export_command(run, form, output, checkpoint, as_json, runs_dir, data_dir, *
         if not path.parent.is_dir():
             raise ValueError(f"--output {output}: there is no folder {path.parent}")
     model = predict.load(run, checkpoint)
-    dataset = datasets.for_run(model.config, run.data_record(), data_dir=data_dir)
+    dataset = recorded.for_run(model.config, run.data_record(), data_dir=data_dir)
     images = export.real_images(dataset)
     result = export.export(model, run.name, form, path, images)
     if as_json:

@@ -14,14 +14,14 @@ import torch
 from torch.utils.data import Dataset
 
 from wbcli.config.settings import Config
-from wbcli.data import datasets, sources
+from wbcli.data import recorded, sources
 from wbcli.data.loader import Normalise
 from wbcli.data.pictures import decoding
 from wbcli.data.pictures.decoding import EXTENSIONS, BrokenPicture
 from wbcli.data.pictures.walk import LeftOut, pictures_below, sentences
 from wbcli.data.pictures.workers import by_workers
 from wbcli.device import autocast
-from wbcli.evaluate import metrics
+from wbcli.evaluate import measured, metrics
 from wbcli.models.networks import Network
 from wbcli.runs.run import Run
 
@@ -82,8 +82,8 @@ def load(run: Run, checkpoint: str | None = None) -> Model:
         checkpoint: `last` or `best`; None takes what the run's recipe says.
     """
     config = run.config()
-    names = run.class_names() or datasets.for_run(config, run.data_record()).class_names
-    checkpoint = checkpoint or metrics.default_checkpoint(config)
+    names = run.class_names() or recorded.for_run(config, run.data_record()).class_names
+    checkpoint = checkpoint or measured.default_checkpoint(config)
     kept = run.temperature(checkpoint, config.tta)
     missing = ""
     if kept is None:

@@ -9,7 +9,6 @@ Sources: the comments of Python's `pickletools`; PEPs 307, 3154, 574.
 """
 
 import codecs
-import math
 import pickle
 import re
 import struct
@@ -17,12 +16,13 @@ from collections.abc import Callable
 
 import numpy as np
 
+from wbcli.files.pickled_arrays import Array, Dtype, make_array, make_scalar, no_bytes
+
 MAX_INSTRUCTIONS = (
     700_000  # up to 90 bytes of memory each; the largest file of CIFAR-100 takes some 350,000
 )
 MAX_CONTAINERS = 1000  # lists, dicts and arrays
 MAX_WIDE = 1 << 20  # bytes of text beyond Latin-1, of which each may take four in memory
-DTYPE = re.compile(r"[iu][1248]|f[248]")
 WIDE_ESCAPE = re.compile(rb"\\(?:U|u(?!00))")
 
 
@@ -36,62 +36,6 @@ def load(content: bytes) -> object:
         return Machine(content).run()
     except struct.error:
         raise ValueError("it ends early") from None
-
-
-class _Dtype:
-    """Stands in for numpy.dtype: a number, and the byte order that its state adds."""
-
-    __slots__ = ("name", "order")
-
-    def __init__(self, name: str | bytes, *_):
-        self.name, self.order = _as_text(name), "|"
-        if not DTYPE.fullmatch(self.name):
-            raise ValueError(f"an array of {self.name[:20]!r} instead of numbers")
-
-    def build(self, state: tuple) -> None:
-        self.order = _as_text(state[1])
-        if self.order not in ("<", ">", "|", "=") or any(x is not None for x in state[2:5]):
-            raise ValueError("an array of something else than plain numbers")
-
-    def array(self, data: bytes) -> np.ndarray:
-        return np.frombuffer(data, self.order + self.name)
-
-
-class _Array:
-    """Stands in for numpy.ndarray, whose value comes with its state."""
-
-    value = None
-
-    def build(self, state: tuple) -> None:
-        _, shape, dtype, fortran, data = state
-        self.value = _array(data, dtype, shape, "F" if fortran else "C").value
-
-
-def _array(data: bytes, dtype: _Dtype, shape: tuple, order: str) -> _Array:
-    if not (type(data) is bytes and type(dtype) is _Dtype and type(shape) is tuple):
-        raise ValueError("an array without bytes, type or shape")
-    if not all(type(side) is int and side >= 0 for side in shape) or order not in ("C", "F"):
-        raise ValueError(f"an array of no valid shape or order ({order!r:.20})")
-    flat, array = dtype.array(data), _Array()
-    if math.prod(shape) != len(flat):
-        raise ValueError(f"an array of {len(flat)} numbers that claims to have another shape")
-    array.value = flat.reshape(shape, order=order)
-    return array
-
-
-def _scalar(dtype: _Dtype, data: bytes) -> int | float:
-    return dtype.array(data).item()  # of one number only
-
-
-def _no_bytes() -> bytes:
-    """How protocols before 3 write b""."""
-    return b""
-
-
-def _as_text(value: str | bytes) -> str:
-    if type(value) not in (str, bytes):
-        raise ValueError(f"a {type(value).__name__} instead of text")
-    return value.decode("ascii") if type(value) is bytes else value
 
 
 class Machine:
@@ -126,7 +70,7 @@ class Machine:
         value = self.stack.pop()
         if type(value) is not dict:
             return value
-        return {k: v.value if type(v) is _Array else v for k, v in value.items()}
+        return {k: v.value if type(v) is Array else v for k, v in value.items()}
 
     def take(self, count: int) -> bytes:
         end = self.at + count
@@ -204,31 +148,31 @@ class Machine:
 
     def build(self) -> None:
         state = self.stack.pop()
-        if type(self.stack[-1]) not in (_Dtype, _Array):
+        if type(self.stack[-1]) not in (Dtype, Array):
             raise ValueError("a state for what has none")
         self.stack[-1].build(state)
 
     def find(self, module: str, name: str) -> Callable | None:
         module = module.replace("numpy._core.", "numpy.core.")  # NumPy 2 and 1
         found = {
-            ("numpy", "dtype"): _Dtype,
+            ("numpy", "dtype"): Dtype,
             ("numpy", "ndarray"): None,  # only ever an argument of _reconstruct
             ("numpy.core.multiarray", "_reconstruct"): self.reconstruct,
-            ("numpy.core.multiarray", "scalar"): _scalar,
+            ("numpy.core.multiarray", "scalar"): make_scalar,
             ("numpy.core.numeric", "_frombuffer"): self.frombuffer,
             ("_codecs", "encode"): self.encode,
-            ("__builtin__", "bytes"): _no_bytes,
+            ("__builtin__", "bytes"): no_bytes,
         }
         if (module, name) not in found:
             wanted = f"{module[:80]}.{name[:80]}".encode("unicode_escape").decode()
             raise ValueError(f"it asks for {wanted}")
         return found[module, name]
 
-    def reconstruct(self, *_) -> _Array:
-        return self.contain(_Array())
+    def reconstruct(self, *_) -> Array:
+        return self.contain(Array())
 
-    def frombuffer(self, data: bytes, dtype: _Dtype, shape: tuple, order: str) -> _Array:
-        return self.contain(_array(data, dtype, shape, order))
+    def frombuffer(self, data: bytes, dtype: Dtype, shape: tuple, order: str) -> Array:
+        return self.contain(make_array(data, dtype, shape, order))
 
     def encode(self, text: str, _) -> bytes:
         """How protocols before 3 write bytes: as text, each once."""

@@ -142,6 +142,11 @@ def label_classes(axes: Axes, models: list[Model]) -> None:
     axes.set_xlabel(f"classes, most training images first{bins}")
 
 
+def start_at_zero(axes: Axes) -> None:
+    """From 0 to a little above the data, where rows of one norm would else lie on the edge."""
+    axes.set_ylim(0, 1.06 * axes.dataLim.y1)
+
+
 def save(figure: Figure, folder: Path, name: str) -> None:
     """Write NAME.png and NAME.svg, byte for byte the same for the same figure."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,11 +10,12 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from wbcli.balance.ops import row_norms
-from wbcli.evaluate.metrics import evaluate_run
+from wbcli.evaluate.measured import evaluate_run
 from wbcli.files import storage
 from wbcli.report import figures
 from wbcli.report.page import Picture, render
-from wbcli.runs.run import Run, all_runs, find
+from wbcli.runs.find import all_runs, find
+from wbcli.runs.run import Run
 
 NOT_COMPARED = ("wd", "data_dir", "eval_every")  # what runs on one curve over λ may differ in
 WORDS = {  # figure: heading, what to see in it

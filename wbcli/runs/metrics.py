@@ -1,9 +1,11 @@
 """The lines of metrics.jsonl, one an epoch, which anyone may have edited."""
 
 import json
+import os
+from pathlib import Path
 from typing import Any
 
-from wbcli.files.storage import is_number
+from wbcli.files.storage import is_number, saying_what
 
 MAX_BYTES = 2**29  # 200 epochs of iNaturalist 2018 are a tenth of it
 GROUPS = ("all", "many", "medium", "few")
@@ -21,6 +23,22 @@ def rows_of(content: bytes) -> list[dict[str, Any]]:
             break
         rows.append(row)
     return rows
+
+
+def append(path: Path, row: dict[str, Any]) -> str:
+    """Add a line and return it; where that fails the file stays as it was."""
+    line = json.dumps(row) + "\n"
+    with saying_what(path), path.open("ab", buffering=0) as file:
+        size = file.tell()
+        left = memoryview(line.encode())
+        try:
+            while left:  # a disk that fills up takes a part of it, and then none
+                left = left[file.write(left) :]
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(size)
+            raise
+    return line
 
 
 def _is_epoch(row: Any) -> bool:

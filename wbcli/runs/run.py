@@ -3,13 +3,11 @@
 A run is finished when `model.safetensors` exists; it is written last.
 """
 
-import hashlib
-import io
 import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,40 +15,16 @@ from typing import Any
 
 from wbcli.config.settings import Config, from_dict, resolved_limits
 from wbcli.data import chosen, sources
-from wbcli.data.datasets import SELECTION, Chosen, Record
+from wbcli.data.datasets import Chosen, Record
 from wbcli.data.record import check_classes
 from wbcli.files.readers import read_bytes
-from wbcli.files.storage import is_number, read_json, saying_what, write_file, write_json
+from wbcli.files.storage import is_number, read_json, write_file, write_json
 from wbcli.runs import locks
-from wbcli.runs.metrics import MAX_BYTES, rows_of
+from wbcli.runs.metrics import MAX_BYTES, append, rows_of
+from wbcli.runs.states import IMAGES, REMEDIES, read_state, write_state
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 TEMPORARY = re.compile(r"\.(?:[a-z]+(?:\.[a-z0-9]+)+\.\d+\.partial|features\.\d+\.\d+)")  # ours
-IMAGES = "images.json.gz"
-REMEDIES = {
-    "checkpoint.pt": "delete it to start this run anew",
-    "best.pt": "without it, --checkpoint last reads the last epoch",
-    IMAGES: "without it nothing says which images the run held out: put it back as it was, or "
-    "train anew",
-}
 YEAR_3000 = 32503680000  # seconds since 1970
-STATES = {  # what the two checkpoints hold, and of which type
-    "checkpoint.pt": {
-        "settings": dict,
-        "epoch": int,
-        "step": int,
-        "row": dict | None,
-        "loss_sum": float,
-        "hits": int,
-        "seconds": float,
-        "model": dict,
-        "optimizer": dict,
-        "radii": list,
-        "best": dict | None,
-        "metrics": str,
-    },
-    "best.pt": {"epoch": int, "model": dict, "accuracy": float},
-}
 
 
 @dataclass(frozen=True)
@@ -164,7 +138,7 @@ class Run:
             raise ValueError(f"{path} cannot be read: {error}; {REMEDIES[IMAGES]}") from error
 
     def data_record(self) -> Record:
-        """What it recorded of the data set that trained it: see `datasets.for_run`."""
+        """What it recorded of the data set that trained it: see `recorded.for_run`."""
         config = self.config()
         record = Record(
             run=self.name,
@@ -246,18 +220,7 @@ class Run:
 
     def append_metrics(self, row: dict[str, Any]) -> str:
         """Add a line to metrics.jsonl and return it; where that fails the file stays as it was."""
-        path, line = self.path / "metrics.jsonl", json.dumps(row) + "\n"
-        with saying_what(path), path.open("ab", buffering=0) as file:
-            size = file.tell()
-            left = memoryview(line.encode())
-            try:
-                while left:  # a disk that fills up takes a part of it, and then none
-                    left = left[file.write(left) :]
-                os.fsync(file.fileno())
-            except OSError:
-                file.truncate(size)
-                raise
-        return line
+        return append(self.path / "metrics.jsonl", row)
 
     def write_result(self, split: str, result: dict[str, Any]) -> None:
         """Replace what result.json says of `split`."""
@@ -270,35 +233,11 @@ class Run:
 
     def save_state(self, name: str, state: dict[str, Any]) -> None:
         """Write `checkpoint.pt` or `best.pt`: tensors and plain containers only."""
-        import torch
-
-        content = io.BytesIO()
-        try:
-            torch.save(state, content)
-        except RuntimeError as error:
-            if "inline_container" not in str(error):
-                raise
-            raise MemoryError(f"for {name}") from error  # as PyTorch reports it
-        write_file(self.path / name, content.getbuffer())
+        write_state(self.path / name, state)
 
     def load_state(self, name: str) -> dict[str, Any]:
         """Raises ValueError when the file is torn or holds more than tensors and containers."""
-        from wbcli.files import weights
-
-        path, wanted = self.path / name, STATES[name]
-        try:
-            state = weights.read_state(path)
-        except FileNotFoundError:
-            raise ValueError(f"run {self.name} has no {name}") from None
-        except ValueError as error:
-            raise ValueError(f"{path} cannot be read: {error}; {REMEDIES[name]}") from error
-        wrong = [key for key in wanted if not isinstance(state.get(key, ...), wanted[key])]
-        if wrong:
-            raise ValueError(
-                f"{path} lacks {', '.join(sorted(wrong))}: it is of another version of wbcli, or "
-                f"was changed; {REMEDIES[name]}"
-            )
-        return state
+        return read_state(self.name, self.path / name)
 
     def save_weights(self, weights: dict[str, Any]) -> None:
         from safetensors.torch import save
@@ -349,145 +288,3 @@ class Run:
                 f"{num_classes} classes ({reason})"
             ) from error
         return network
-
-
-def create(runs_dir: Path, config: Config, name: str | None) -> Run:
-    """A new run directory, `DATASET-STAGE-NNN` with the next free number unless named.
-
-    Raises:
-        ValueError: a name that exists already or that is not a plain file name.
-        locks.Busy: another process works there.
-    """
-    make_folder(runs_dir)
-    if name is not None:
-        run = named(runs_dir, name)
-        try:
-            run.path.mkdir()
-        except FileExistsError:
-            if not run.path.is_dir():
-                raise ValueError(f"{run.path} is a file: choose another --name") from None
-            with run.locked():
-                run.must_be_new()
-        return run
-    prefix = f"{plain(config.dataset)}-{config.stage}-"
-    taken = [path.name.removeprefix(prefix) for path in runs_dir.glob(f"{prefix}*")]
-    number = max((int(n) for n in taken if n.isdecimal()), default=0)
-    while True:
-        number += 1
-        path = runs_dir / f"{prefix}{number:03d}"
-        try:
-            path.mkdir()
-        except FileExistsError:  # another process took it just now
-            continue
-        return Run(path)
-
-
-def plain(name: str) -> str:
-    """What of a name can stand in a run's: a folder of pictures may have any."""
-    return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-._")[:60] or "folder"
-
-
-def make_folder(runs_dir: Path) -> None:
-    """Raises ValueError where a file has that name."""
-    try:
-        runs_dir.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise ValueError(f"--runs-dir {runs_dir}: expected a folder, this is a file") from None
-
-
-def named(runs_dir: Path, name: str) -> Run:
-    if not NAME.fullmatch(name):
-        raise ValueError(
-            f"{name!r} cannot name a run: use letters, digits, '.', '_' and '-', "
-            "with a letter or digit first, at most 100"
-        )
-    if name == "studies":
-        raise ValueError("'studies' is where tune and reproduce keep theirs: choose another --name")
-    return Run(runs_dir / name)
-
-
-def all_runs(runs_dir: Path, on_damage: Callable[[str], None] = lambda what: None) -> list[Run]:
-    """Every run of the folder, oldest first (not those of studies, which are a level deeper).
-
-    Runs whose config.json cannot be read are left out; `on_damage` is told why.
-    """
-    found = []
-    for path in runs_dir.glob("*/config.json"):
-        run = Run(path.parent)
-        try:
-            run.config()
-            found.append((run.record()["created"], run.name, run))
-        except (ValueError, OSError) as error:
-            on_damage(str(error))
-    return [run for _, _, run in sorted(found, key=lambda entry: entry[:2])]
-
-
-def newest(runs_dir: Path, stages: tuple[str, ...]) -> Run:
-    """The newest finished run of one of `stages`.
-
-    Raises:
-        ValueError: there is none.
-    """
-    for run in reversed(all_runs(runs_dir)):
-        if run.finished and run.record().get("stage") in stages:
-            return run
-    wanted = " or ".join(stages)
-    raise ValueError(
-        f"no finished {wanted} run in {runs_dir}: train one (wbcli stage1 digitslt), "
-        "or name its folder with --runs-dir"
-    )
-
-
-def find(runs_dir: Path, reference: str) -> Run:
-    """A finished run by its name or its path.
-
-    Raises:
-        ValueError: there is no such run, or it is not finished.
-    """
-    candidates = [Run(Path(reference).resolve())]
-    if NAME.fullmatch(reference):
-        candidates.insert(0, Run(runs_dir / reference))
-    run = next((run for run in candidates if run.started), None)
-    if run is None:
-        have = ", ".join(run.name for run in all_runs(runs_dir)[-5:]) or "none"
-        raise ValueError(f"no run {reference!r} in {runs_dir} (newest there: {have})")
-    if not run.finished:
-        raise ValueError(
-            f"run {run.name} is not finished ({run.epochs_done()} of {run.config().epochs} "
-            f"epochs): repeat its command with --name {run.name} --resume"
-        )
-    return run
-
-
-def fingerprint(settings: dict[str, Any]) -> str:
-    """Eight characters that differ for different settings (where the data lie is none)."""
-    kept = {key: value for key, value in settings.items() if key != "data_dir"}
-    text = json.dumps(kept, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:8]
-
-
-def same_images(config: Config, other: Config) -> bool:
-    """Whether two settings choose the same images of the same data set."""
-    keys = ("dataset", *SELECTION)
-    return all(getattr(config, key) == getattr(other, key) for key in keys)
-
-
-def first_part(studies: Path, config: Config) -> Run | None:
-    """The oldest run of a study that these settings choose the same images for: all of a study
-    train on its images.
-    """
-    found = all_runs(studies) if studies.is_dir() else []
-    found = [run for run in found if run.trained and same_images(run.config(), config)]
-    recorded = [run for run in found if (run.path / IMAGES).is_file()]
-    return next(iter(recorded or found), None)
-
-
-def part(studies: Path, config: Config) -> Run:
-    """The run of a study that has these settings: always the same folder, finished or not."""
-    return Run(studies / f"{plain(config.dataset)}-{config.stage}-{fingerprint(asdict(config))}")
-
-
-def changes(run: Run, config: Config) -> list[str]:
-    """Settings that are not the run's, as `wd 0.1 → 0.2`."""
-    before, now = run.config().identity(), config.identity()
-    return [f"{key} {before[key]} → {now[key]}" for key in now if before[key] != now[key]]

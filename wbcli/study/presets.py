@@ -7,19 +7,15 @@ of trials for every row.
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
 
 from wbcli.config.settings import Config
 from wbcli.runs.run import Run
+from wbcli.study.rows import Preset, Row
 from wbcli.training import heads
 from wbcli.training.lab import Lab, last_epoch
 from wbcli.words import counted
 
-if TYPE_CHECKING:
-    from wbcli.study.tables import Row
-
 ROUND = 8  # candidates of a search that train together
-Preset = dict[str, Any]  # wd, lr, maxnorm, tau, loss: options of stage 2 and of normalize
 
 _RELEASED: Preset = {"loss": "cb-bce", "lr": 0.01}
 
@@ -99,8 +95,8 @@ class Budget:
 
 
 def values(
-    lab: Lab, rows: list["Row"], seeds: list[int], budget: Budget | None
-) -> tuple[Callable[["Row"], Preset], str]:
+    lab: Lab, rows: list[Row], seeds: list[int], budget: Budget | None
+) -> tuple[Callable[[Row], Preset], str]:
     """What a row trains with, and where that comes from: the presets, or a search here."""
     dataset = lab.options["dataset"]
     table = PRESETS.get(dataset, PRESETS["fashionmnistlt"])
@@ -114,7 +110,7 @@ def values(
         over = "one seed" if len(seeds) == 1 else f"mean of {len(seeds)} seeds"
         origin = f"{counted(budget.trials, 'trial')} a row on validation images, {over}"
 
-    def values_of(row: "Row") -> Preset:
+    def values_of(row: Row) -> Preset:
         if (row.name, row.layers) in table or not row.searched():
             return table.get((row.name, row.layers), {})
         for one in rows:  # the paper names the same parts in another order there
@@ -125,7 +121,7 @@ def values(
     return values_of, origin
 
 
-def _search(lab: Lab, row: "Row", seeds: list[int], budget: Budget) -> Preset:
+def _search(lab: Lab, row: Row, seeds: list[int], budget: Budget) -> Preset:
     """The best of the trials on validation images, mean over the seeds."""
     from wbcli.tune import search, tune
 
@@ -156,7 +152,7 @@ def _search(lab: Lab, row: "Row", seeds: list[int], budget: Budget) -> Preset:
 
 
 def _train_heads(
-    lab: Lab, row: "Row", parent: Run, base: Config, candidates: list[Preset]
+    lab: Lab, row: Row, parent: Run, base: Config, candidates: list[Preset]
 ) -> list[float]:
     network, splits = lab.frozen(parent, base)
     counts = lab.dataset(base).class_counts
@@ -166,7 +162,7 @@ def _train_heads(
 
 
 def _train_runs(
-    lab: Lab, row: "Row", parent: Run, base: Config, candidates: list[Preset]
+    lab: Lab, row: Row, parent: Run, base: Config, candidates: list[Preset]
 ) -> list[float]:
     """Where heads cannot share their batches: a run for each candidate."""
     accuracies = []

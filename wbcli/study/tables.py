@@ -6,65 +6,17 @@ A row is named as in the paper's tables: `naive`, `WD`, or `WD, then …` with w
 import json
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
 from wbcli.runs.run import Run
 from wbcli.study import presets
-from wbcli.study.presets import Budget, Preset
+from wbcli.study.presets import Budget
+from wbcli.study.rows import Preset, Row
 from wbcli.training.lab import Lab, last_epoch
 
 GROUPS = ("many", "medium", "few", "all")
 IMBALANCE_FACTORS = (100, 50, 10)
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of a table: stage 1 with λ = 0 (`naive`) or tuned, and what follows it.
-
-    after: None, `tau-norm`, `L2-norm`, or losses and constraints such as `CB + WD + MaxNorm`,
-    for the last `layers` layers.
-    """
-
-    tuned: bool
-    after: str | None = None
-    layers: int = 0
-
-    @property
-    def name(self) -> str:
-        first = "WD" if self.tuned else "naive"
-        return f"{first}, then {self.after}" if self.after else first
-
-    @property
-    def title(self) -> str:
-        """The name, and how many layers where they are several."""
-        return self.name + (f", {self.layers} layers" if self.layers > 1 else "")
-
-    def searched(self) -> tuple[str, ...]:
-        """The options that a search may vary in this row."""
-        if not self.layers:
-            return ("tau",) if self.after == "tau-norm" else ()
-        parts = self.parts()
-        return ("lr",) + ("wd",) * ("WD" in parts) + ("maxnorm",) * ("MaxNorm" in parts)
-
-    def parts(self) -> frozenset[str]:
-        """The loss, and what holds the rows back."""
-        return frozenset(self.after.split(" + ")) if self.after else frozenset()
-
-    def stage2_options(self, values: Preset, default_wd: float) -> dict[str, Any]:
-        """Options of stage 2; what the row does not name is off."""
-        parts = self.parts()
-        wd = values["wd"] if "WD" in parts else default_wd if "default WD" in parts else 0.0
-        options = {
-            "layers": self.layers,
-            "loss": "ce" if "CE" in parts else values.get("loss", "cb"),
-            "lr": values["lr"],
-            "wd": wd,
-        }
-        if "L2-norm" in parts:
-            return options | {"unit_norm": True}
-        return options | {"maxnorm": values["maxnorm"] if "MaxNorm" in parts else "none"}
 
 
 def paper_tables() -> dict[str, Any]:

@@ -17,7 +17,7 @@ from wbcli.config.settings import Config
 from wbcli.data.batches import Batches
 from wbcli.device import autocast
 from wbcli.methods.losses import LOSSES
-from wbcli.models.networks import set_training_mode
+from wbcli.models.layers import set_training_mode
 from wbcli.training.graph import GraphedEpochs
 from wbcli.training.signals import whole
 

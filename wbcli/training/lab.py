@@ -12,10 +12,13 @@ from typing import Any
 
 import torch
 
-from wbcli.config.settings import Config, resolve_normalize, resolve_stage1, resolve_stage2
+from wbcli.config.resolve import resolve_normalize, resolve_stage1, resolve_stage2
+from wbcli.config.settings import Config
 from wbcli.data import datasets
+from wbcli.data.recorded import for_run
 from wbcli.models.networks import Network
-from wbcli.runs.run import Run, first_part, part
+from wbcli.runs.find import first_part, part
+from wbcli.runs.run import Run
 from wbcli.training import features, stages
 from wbcli.training.features import Features
 from wbcli.training.session import ignore
@@ -79,7 +82,7 @@ class Lab:
         if key not in self._datasets:
             first = first_part(self.studies, settings)
             recorded = first and first.data_record()
-            found = self._datasets[key] = datasets.for_run(settings, recorded, trains=True)
+            found = self._datasets[key] = for_run(settings, recorded, trains=True)
             found.require("train", "val")
             for change in found.changes:
                 self.on_note(change)

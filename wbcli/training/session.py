@@ -15,11 +15,12 @@ from wbcli.data import datasets
 from wbcli.data.loader import bounds
 from wbcli.data.record import check_classes
 from wbcli.device import environment
-from wbcli.evaluate import metrics
+from wbcli.evaluate import measured
 from wbcli.methods.losses import class_balanced_weights
 from wbcli.models import networks
 from wbcli.runs.metrics import rows_of
-from wbcli.runs.run import REMEDIES, Run
+from wbcli.runs.run import Run
+from wbcli.runs.states import REMEDIES
 from wbcli.training import epochs
 from wbcli.training.fit import Position, check_finite, diverged, fit, make_optimizer
 from wbcli.training.signals import whole
@@ -185,10 +186,10 @@ class Training:
         """Fit the temperature and write the weights; returns the metrics of the last epoch."""
         weights = {key: value.clone() for key, value in self.network.state_dict().items()}
         if "val" in self.splits:
-            if metrics.default_checkpoint(self.config) == "best":
+            if measured.default_checkpoint(self.config) == "best":
                 self.network.load_state_dict(self.run.load_state("best.pt")["model"])
             val = self.splits["val"]
-            metrics.keep_temperature(self.run, self.settings, self.trained, val)
+            measured.keep_temperature(self.run, self.settings, self.trained, val)
         self.run.save_weights(weights)  # last: with them the run is finished
         return json.loads(self.lines.splitlines()[-1])
 

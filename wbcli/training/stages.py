@@ -16,9 +16,11 @@ from wbcli.config.settings import SAVE_EVERY, Config
 from wbcli.data import datasets
 from wbcli.data.batches import batches_of
 from wbcli.device import prepare
-from wbcli.evaluate import metrics
-from wbcli.models import networks
-from wbcli.runs.run import Run, find, part
+from wbcli.evaluate import measured
+from wbcli.models import init, networks
+from wbcli.models.layers import freeze_all_but, last_layers
+from wbcli.runs.find import find, part
+from wbcli.runs.run import Run
 from wbcli.training import epochs, features
 from wbcli.training.session import Listener, Training, circumstances
 
@@ -90,7 +92,7 @@ def normalize(
     row |= epochs.accuracies(config, network, dataset, splits)
     row |= {"seconds": time.perf_counter() - started}
     if "val" in splits:
-        metrics.keep_temperature(run, config, network, splits["val"])
+        measured.keep_temperature(run, config, network, splits["val"])
     run.write_metrics([row])
     run.save_weights(network.state_dict())
     return row
@@ -121,15 +123,15 @@ def _set_up(
     if config.stage == "stage1":
         network = networks.for_run(config, dataset.num_classes)
         if config.init_from:
-            networks.load_init(network, Path(config.init_from))
+            init.load_init(network, Path(config.init_from))
         parameters = list(network.parameters())
         constrained = [network.classifier.weight]
     else:
         parent = find(runs_dir, config.parent)
         checkpoint = starting_checkpoint(config, parent.config())
         network = parent.network(dataset.class_names, checkpoint)
-        layers = networks.last_layers(network, config.layers)
-        parameters = networks.freeze_all_but(network, layers)
+        layers = last_layers(network, config.layers)
+        parameters = freeze_all_but(network, layers)
         constrained = [layer[0].weight for layer in layers]
     return network, parameters, constrained if config.constraint() else []
 

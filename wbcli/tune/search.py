@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from wbcli.config.settings import LOSSES, Config
 from wbcli.files import storage
-from wbcli.runs import locks, run
+from wbcli.runs import find, locks
 
 RANGES: dict[str, dict[str, tuple[float, float]]] = {
     "stage1": {"wd": (1e-5, 1e-1), "lr": (1e-3, 3e-1)},
@@ -187,7 +187,7 @@ def run_search(
     """
     identity = {"origin": origin, "space": repr(space), "how": how.identity()}
     settings = asdict(base) | identity
-    folder = studies / f"tune-{base.stage}-{label}-{run.fingerprint(settings)}"
+    folder = studies / f"tune-{base.stage}-{label}-{find.fingerprint(settings)}"
     with nullcontext() if how.storage else locks.hold(folder, f"the search {folder.name}"):
         study = open_study(how.storage, folder, base.epochs // 4)
         try:

@@ -15,7 +15,8 @@ from wbcli.config.settings import CHOICES, Config, from_dict
 from wbcli.data import datasets
 from wbcli.files import storage
 from wbcli.report import figures
-from wbcli.runs.run import Run, fingerprint, part
+from wbcli.runs.find import fingerprint, part
+from wbcli.runs.run import Run
 from wbcli.training import features, heads, stages
 from wbcli.training.lab import last_epoch
 from wbcli.tune.search import How, outcome, run_search, save

@@ -1,0 +1,70 @@
+"""Types of options, and commands that say where they come from."""
+
+import math
+from pathlib import Path
+
+import click
+
+
+class Command(click.Command):
+    """A command whose every option can come from WBCLI_COMMAND_OPTION or WBCLI_OPTION.
+
+    A command inside a group is WBCLI_GROUP_COMMAND_OPTION.
+    """
+
+    def __init__(self, name: str, group: str = "", **kwargs):
+        super().__init__(name, **kwargs)
+        path = f"{group}_{name}".strip("_").replace("-", "_").upper()
+        for param in self.params:
+            if isinstance(param, click.Option):
+                option = max(param.opts, key=len).strip("-").replace("-", "_").upper()
+                special = [param.envvar] if param.envvar else []
+                param.envvar = [f"WBCLI_{path}_{option}", *special, f"WBCLI_{option}"]
+
+
+class RelativeThreshold(click.ParamType):
+    name = "t|none"
+
+    def convert(self, value, param, ctx):
+        if value == "none":
+            return value
+        try:
+            return float(value)
+        except ValueError:
+            self.fail(f"expected a number in [0, 1] or 'none', got {value!r}", param, ctx)
+
+
+class Count(click.IntRange):
+    """An integer from `least` to `most`: more can only be a mistake, and would fill the memory."""
+
+    def __init__(self, least: int, most: int = 10**5):
+        super().__init__(least)
+        self.most = most
+
+    def convert(self, value, param, ctx):
+        number = super().convert(value, param, ctx)
+        if number > self.most:
+            self.fail(f"expected at most {self.most}, got {number}", param, ctx)
+        return number
+
+
+class FiniteRange(click.FloatRange):
+    """Numbers of a range; neither nan, which no comparison refuses, nor inf."""
+
+    def convert(self, value, param, ctx):
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"expected a finite number, got {number}", param, ctx)
+        return number
+
+
+class NamedPath(click.Path):
+    """A path that has a name: '' comes from a shell variable that is not set."""
+
+    def __init__(self):
+        super().__init__(path_type=Path)
+
+    def convert(self, value, param, ctx):
+        if value == "":
+            self.fail("expected the name of a file or folder, got ''", param, ctx)
+        return super().convert(value, param, ctx)

@@ -1,0 +1,153 @@
+"""Options become settings: what was not given comes from a recipe or the parent run.
+
+Options that the user did not give are None until `resolve_stage1`, `resolve_stage2` or
+`resolve_normalize` fills them.
+"""
+
+from typing import Any
+
+from wbcli.config.recipes import recipe_defaults
+from wbcli.config.settings import Config
+from wbcli.data import sources
+
+
+def resolve_stage1(options: dict[str, Any]) -> Config:
+    """Fill what was not given from the recipe's defaults for this data set."""
+    options = _given(options)
+    if not options["dataset"]:
+        raise ValueError("expected the name of a data set, or a folder, got ''")
+    options["dataset"], options["data_dir"] = sources.locate(
+        options["dataset"], options["data_dir"]
+    )
+    source = sources.find(options["dataset"])
+    _check_fits_source(source, options)
+    _check_one_constraint(options)
+    options = {
+        "recipe": "paper",
+        "imbalance_factor": source.imbalance_factor,
+        "image_size": source.image_size,
+    } | options
+    if options.get("limits") == tuple(source.limits.values()):
+        options["limits"] = None
+    factor = options["imbalance_factor"]
+    if factor is not None and abs(factor) < 2**53 and factor == int(factor):  # 50.0 is 50
+        options["imbalance_factor"] = int(factor)
+    return Config(**(recipe_defaults(options["recipe"], source.name, "stage1") | options))
+
+
+def resolve_stage2(parent: Config, parent_name: str, options: dict[str, Any]) -> Config:
+    """Fill what was not given from the parent run and its recipe's stage-2 defaults."""
+    options = _given(options)
+    _check_one_constraint(options)
+    _check_fits_parent(parent, options)
+    recipe = options.get("recipe", parent.recipe)
+    defaults = recipe_defaults(recipe, parent.dataset, "stage2")
+    if options.get("radius") is not None or options.get("unit_norm"):
+        defaults["maxnorm"] = None
+    if options.get("maxnorm") == "none":
+        options["maxnorm"] = None
+    return Config(**(_inherited(parent, parent_name) | defaults | options))
+
+
+def stage2_options(settings: Config, given: dict[str, Any]) -> dict[str, Any]:
+    """The options with which `resolve_stage2` makes `settings` again, but for what is given."""
+    keys = ("recipe", "loss", "beta", "wd", "lr", "momentum", "epochs", "batch_size", "project")
+    keys += ("layers", "views", "cache", "eval_every", "accumulate", "compile", "graph", "seed")
+    keys += ("deterministic", "imbalance_factor", "imbalance_type")
+    options = {key: getattr(settings, key) for key in keys}
+    constraint = {"maxnorm": settings.maxnorm, "radius": settings.radius}
+    constraint["unit_norm"] = settings.unit_norm or None
+    if not constraint.keys() & given.keys():
+        options |= constraint if settings.constraint() else {"maxnorm": "none"}
+    return options
+
+
+def resolve_normalize(parent: Config, parent_name: str, options: dict[str, Any]) -> Config:
+    """A run that is its parent but for the rows of the classifier."""
+    options = _given(options)
+    inherited = _inherited(parent, parent_name)
+    kept = {key: getattr(parent, key) for key in ("checkpoint", "tta")}
+    return Config(**(inherited | kept | {"stage": "normalize"} | options))
+
+
+def resolve_precision(
+    precision: str, device_type: str, has_bf16: bool, recipe: str | None = None
+) -> str:
+    """`auto` is bf16 autocast on a GPU that has it, and fp32 elsewhere and under `released`.
+
+    Raises:
+        ValueError: tf32 away from a GPU, bf16 on a GPU without it.
+    """
+    if precision == "auto":
+        return "bf16" if device_type == "cuda" and has_bf16 and recipe != "released" else "fp32"
+    if precision == "tf32" and device_type != "cuda":
+        raise ValueError("--precision tf32 needs a CUDA device: use fp32 or bf16 here")
+    if precision == "bf16" and device_type == "cuda" and not has_bf16:
+        raise ValueError("--precision bf16: this GPU does not have it, use fp32 or tf32")
+    return precision
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def _inherited(parent: Config, parent_name: str) -> dict[str, Any]:
+    keys = (
+        "dataset",
+        "data_dir",
+        "recipe",
+        "arch",
+        "imbalance_factor",
+        "imbalance_type",
+        "subset",
+        "val_per_class",
+        "limits",
+        "image_size",
+        "left_out",
+        "bottleneck",
+        "init",
+        "seed",
+        "selected_on",
+    )
+    return {key: getattr(parent, key) for key in keys} | {"parent": parent_name}
+
+
+def _check_one_constraint(options: dict[str, Any]) -> None:
+    names = ("maxnorm", "radius", "unit_norm")
+    given = [name for name in names if options.get(name) not in (None, False, "none")]
+    if len(given) > 1:
+        flags = " and ".join("--" + name.replace("_", "-") for name in given)
+        raise ValueError(f"{flags} exclude each other: give one of them")
+
+
+def _check_fits_source(source: sources.Source, options: dict[str, Any]) -> None:
+    """Refuse what the data set settles, or has of its own."""
+    if source.image_size is None and "image_size" in options:
+        size = "×".join(map(str, source.image[1:]))
+        raise ValueError(
+            f"--image-size: the pictures of {source.name} are {size}; it is for sets on disk"
+        )
+    if source.has_val and options.get("val_per_class"):
+        raise ValueError(
+            f"--val-per-class: {source.name} has validation images of its own, leave it out"
+        )
+    if source.imbalance_factor is None and "imbalance_factor" not in options:
+        for key in ("imbalance_type", "subset"):
+            if key in options:
+                raise ValueError(
+                    f"--{key.replace('_', '-')}: all of {source.name} trains unless "
+                    "--imbalance-factor is given, too"
+                )
+
+
+def _check_fits_parent(parent: Config, options: dict[str, Any]) -> None:
+    """Refuse what stage 1 has settled: the network, and which images are validation images."""
+    fixed = ["arch", "val_per_class"]
+    if parent.val_per_class:
+        fixed += ["imbalance_factor", "imbalance_type"]
+    for key in fixed:
+        if key in options and options[key] != getattr(parent, key):
+            raise ValueError(
+                f"--{key.replace('_', '-')} {options[key]}: the stage-1 run has "
+                f"{getattr(parent, key)}, which stage 2 cannot change; train another stage 1"
+            )
