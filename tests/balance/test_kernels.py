@@ -319,7 +319,7 @@ def test_the_same_bits_every_time_and_with_any_number_of_threads(device):
 
 READ_ONLY = """
 import warnings, numpy, torch
-from wbcli import ops
+from wbcli.balance import ops
 warnings.simplefilter("ignore")
 w = torch.from_numpy(numpy.memmap("weight", dtype="float32", mode="r", shape=(64, 100)))
 print("norms", ops.row_norms(w).sum().item() > 0, flush=True)

@@ -69,7 +69,8 @@ def test_runs_shows_the_epoch_that_was_measured_last(wbcli):
 NOT_NEEDED = ("torch._dynamo", "sympy", "torchvision", "matplotlib", "optuna", "scipy", "rich")
 SCRIPT = f"""
 import sys
-from wbcli import cli, optim
+from wbcli import cli
+from wbcli.balance import optim
 
 step = optim.SGD.step
 def watched(self):

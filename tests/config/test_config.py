@@ -18,7 +18,7 @@ from wbcli.config.resolve import (
     stage2_options,
 )
 from wbcli.config.settings import Config, from_dict
-from wbcli.evaluate import metrics
+from wbcli.evaluate import measured
 
 
 def stage1(**options):
@@ -317,7 +317,7 @@ def test_what_follows_from_a_run_has_the_precision_of_its_recipe(
     found = [json.loads(Path("runs", name, "config.json").read_text()) for name in ("one", "two")]
     assert [record["precision"] for record in found] == [precision, precision]
     seen = []
-    monkeypatch.setattr(metrics, "resolve_precision", lambda *given: seen.append(given) or "fp32")
+    monkeypatch.setattr(measured, "resolve_precision", lambda *given: seen.append(given) or "fp32")
     assert wbcli("eval", "two").code == 0
     assert seen == [("auto", torch.device("cpu"), recipe)]
 

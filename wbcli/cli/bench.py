@@ -5,7 +5,7 @@ import re
 import click
 
 from wbcli import console
-from wbcli.cli.bench_training import machine_line, train_command
+from wbcli.cli.bench_training import ROUNDS, machine_line, train_command
 from wbcli.cli.inputs import wrong_usage
 from wbcli.cli.options import everywhere, json_option
 from wbcli.cli.parameters import Command, Count, FiniteRange
@@ -15,7 +15,6 @@ MAX_ELEMENTS = 2**30  # of a weight
 COLUMNS = ("shape", "clipped", "cache", "name")
 ONE = "Rows × columns of a weight"
 SHAPE = f"{ONE}; repeat for several.  [default: several]"
-ROUNDS = "Rounds; in each every way has its turn."
 
 
 class Shape(click.ParamType):

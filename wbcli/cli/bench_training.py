@@ -5,12 +5,13 @@ from pathlib import Path
 import click
 
 from wbcli import console
-from wbcli.cli.bench import ROUNDS
 from wbcli.cli.inputs import load, on_device, wrong_usage
 from wbcli.cli.options import everywhere, json_option
 from wbcli.cli.parameters import Command, Count, FiniteRange
 from wbcli.config.resolve import resolve_stage1
 from wbcli.config.settings import ARCHS, Config
+
+ROUNDS = "Rounds; in each every way has its turn."
 
 
 @click.command("train", cls=Command, group="bench")

@@ -11,10 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from torch.utils.data import Dataset
 
-from wbcli.data import duplicates
-from wbcli.data.duplicates import SPLITS, WORDS
-from wbcli.data.pictures import decoding
+from wbcli.data.pictures import decoding, duplicates
 from wbcli.data.pictures.decoding import BrokenPicture, Pictures
+from wbcli.data.pictures.duplicates import SPLITS, WORDS
 from wbcli.data.pictures.workers import by_workers
 from wbcli.files.readers import Content, Problem
 from wbcli.words import has

@@ -15,8 +15,8 @@ from typing import Any
 
 from wbcli.config.settings import Config, from_dict, resolved_limits
 from wbcli.data import chosen, sources
-from wbcli.data.datasets import Chosen, Record
-from wbcli.data.record import check_classes
+from wbcli.data.chosen import Chosen
+from wbcli.data.record import Record, check_classes
 from wbcli.files.readers import read_bytes
 from wbcli.files.storage import is_number, read_json, write_file, write_json
 from wbcli.runs import locks
