@@ -203,13 +203,13 @@ def test_another_data_folder_trains_nothing_again_and_is_read_by_what_follows():
 
 def test_a_data_set_is_read_once_for_each_subset(monkeypatch):
     read = []
-    load = recorded.for_run
+    load = lab.for_run
 
     def counted(settings, *args, **options):
         read.append((settings.imbalance_factor, settings.val_per_class))
         return load(settings, *args, **options)
 
-    monkeypatch.setattr(recorded, "for_run", counted)
+    monkeypatch.setattr(lab, "for_run", counted)
     here = make_lab(epochs=1)
     for options in ({}, {"wd": 0.0}, {"imbalance_factor": 10}, {"val_per_class": 2}):
         here.stage1(0, "", **options)

@@ -396,9 +396,9 @@ def test_what_is_searched(wbcli, runs_dir, line, names):
 
 
 def test_the_sampler_gp_names_the_package_it_lacks(wbcli, runs_dir, monkeypatch):
-    from wbcli.cli import tune as tune_commands
+    from wbcli.cli import searching
 
-    monkeypatch.setattr(tune_commands, "find_spec", lambda name: None)
+    monkeypatch.setattr(searching, "find_spec", lambda name: None)
     result = wbcli("tune", "stage2", "first", "--sampler", "gp")
     assert (result.code, result.out) == (1, "")
     assert result.err == "Error: --sampler gp needs scipy: pip install scipy\n"
