@@ -37,24 +37,26 @@ def for_run(
         content = without_val(content)
     if recorded and recorded.images:
         return _as_recorded(config, recorded, content)
+    if recorded is None:
+        return _selected(config, content)
+    dataset = _as_before(config, recorded, content) or _selected(config, content)
+    return _compared(dataset, config, recorded, trains)
+
+
+def _selected(config, content: Content, **how) -> Dataset:
     selection = {key: getattr(config, key) for key in SELECTION}
-    how = {"content": content, **selection}
-    if recorded and _chose_as_before(config, recorded, content):
-        how["as_before"] = True
-    dataset = load(config.dataset, config.data_dir, **how)
-    return _compared(dataset, config, recorded, trains) if recorded else dataset
+    return load(config.dataset, config.data_dir, content=content, **selection, **how)
 
 
-def _chose_as_before(config, recorded: Record, content: Content) -> bool:
-    """Whether the rule of wbcli 0.1.0 gives the counts of a run that recorded no images."""
+def _as_before(config, recorded: Record, content: Content) -> Dataset | None:
+    """What the rule of wbcli 0.1.0 selects, where that gives the counts that the run recorded."""
     if config.imbalance_factor is None:
-        return False
-    selection = {key: getattr(config, key) for key in SELECTION}
+        return None
     try:
-        found = load(config.dataset, "", content=content, as_before=True, **selection)
+        dataset = _selected(config, content, as_before=True)
     except longtail.SettingError:
-        return False
-    return found.class_counts == recorded.class_counts
+        return None
+    return dataset if dataset.class_counts == recorded.class_counts else None
 
 
 def _as_recorded(config, recorded: Record, content: Content) -> Dataset:
