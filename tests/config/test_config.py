@@ -43,13 +43,13 @@ def test_charter_commands_have_the_known_values():
 def test_the_released_recipe_follows_the_authors_code():
     first = stage1(recipe="released")
     assert (first.arch, first.epochs, first.wd) == ("resnet34", 320, 5e-3)
-    assert (first.init, first.schedule) == ("conv-default", "to-zero")
+    assert (first.init, first.cosine_end) == ("conv-default", "to-zero")
     assert (first.checkpoint, first.tta) == ("best-on-test", True)
     second = stage2(first)
     assert second.recipe == "released", "inherited from stage 1"
     assert (second.loss, second.wd, second.maxnorm) == ("cb-bce", 0.1, 0.1)
     assert (second.project, second.frozen_batch_norm) == ("epoch", "train")
-    assert (second.checkpoint, second.tta, second.schedule) == ("best-on-test", True, "to-zero")
+    assert (second.checkpoint, second.tta, second.cosine_end) == ("best-on-test", True, "to-zero")
 
 
 def test_every_recipe_covers_every_data_set_and_stage_with_the_same_settings():
@@ -176,7 +176,7 @@ def test_what_never_ends_or_fills_the_memory_is_refused(options, message):
         ({"recipe": "mine"}, "--recipe must be one of paper, released, got 'mine'"),
         ({"precision": "auto"}, "--precision must be one of fp32, tf32, bf16, got 'auto'"),
         ({"project": "never"}, "--project must be one of step, epoch, got 'never'"),
-        ({"schedule": "flat"}, "schedule must be one of from-lr, to-zero, got 'flat'"),
+        ({"cosine_end": "flat"}, "cosine_end must be one of from-lr, to-zero, got 'flat'"),
         ({"init": "xavier"}, "init must be one of he, conv-default, got 'xavier'"),
         ({"cache": "fp8"}, "--cache must be one of fp32, bf16, none, got 'fp8'"),
         ({"subset": "last"}, "--subset must be one of first, shuffled, got 'last'"),
@@ -281,7 +281,7 @@ def test_cosine_by_hand():
     values = [1, (1 + 2**-0.5) / 2, 0.5, (1 - 2**-0.5) / 2]
     from_lr = stage1(lr=1.0, epochs=4)
     assert [from_lr.lr_at(e) for e in range(4)] == pytest.approx(values)
-    to_zero = replace(from_lr, schedule="to-zero")
+    to_zero = replace(from_lr, cosine_end="to-zero")
     assert [to_zero.lr_at(e) for e in range(4)] == pytest.approx([*values[1:], 0])
 
 

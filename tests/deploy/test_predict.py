@@ -48,7 +48,7 @@ def folder(tmp_path, digits):
 
 def logits_of(run, digits, index):
     """Of test images, through the run's own batches."""
-    from wbcli.data.batches import batches_of
+    from wbcli.data.batches.splits import batches_of
 
     network = run.network(digits.class_names).eval()
     images, _ = next(iter(batches_of(digits, "test", resolve("cpu")).evaluate()))

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from wbcli.config import settings
 from wbcli.methods.losses import LOSSES, class_balanced_weights
 
 # Two images, two classes. Softmax: (0.8, 0.2) and (0.25, 0.75); labels 0 and 0.
@@ -23,26 +24,28 @@ BY_HAND = {
 }
 
 
+def test_the_settings_name_the_losses_that_there_are():
+    assert tuple(LOSSES) == settings.LOSSES
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_by_hand(name):
-    loss = LOSSES[name](LOGITS, LABELS, WEIGHTS[LABELS])
-    assert loss.item() == pytest.approx(BY_HAND[name], rel=1e-6)
+    terms = LOSSES[name].terms(LOGITS, LABELS, WEIGHTS)
+    assert terms.shape == (2,)
+    assert terms.mean().item() == pytest.approx(BY_HAND[name], rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["cb", "cb-bce", "cb-focal"])
 def test_an_image_weighs_as_its_own_class(name):
-    one = [
-        LOSSES[name](LOGITS[i : i + 1], torch.tensor([i]), WEIGHTS[i : i + 1]).item()
-        for i in (0, 1)
-    ]
-    both = LOSSES[name](LOGITS, torch.tensor([0, 1]), WEIGHTS).item()
-    assert both == pytest.approx(sum(one) / 2)
+    labels = torch.tensor([0, 1])
+    plain = LOSSES[name].terms(LOGITS, labels, torch.ones(2))
+    torch.testing.assert_close(LOSSES[name].terms(LOGITS, labels, WEIGHTS), plain * WEIGHTS)
 
 
 def test_bce_sums_every_class_over_k():
     """K = 3, p = (0.5, 0.3, 0.2), label 0: -(ln 0.5 + ln 0.7 + ln 0.8)/3."""
     logits = torch.log(torch.tensor([[0.5, 0.3, 0.2]]))
-    loss = LOSSES["cb-bce"](logits, torch.tensor([0]), torch.ones(1))
+    loss = LOSSES["cb-bce"].terms(logits, torch.tensor([0]), torch.ones(3))
     assert loss.item() == pytest.approx(-math.log(0.5 * 0.7 * 0.8) / 3)
 
 
@@ -53,12 +56,11 @@ def test_a_logit_that_is_not_finite_spoils_the_loss_and_its_own_head_only(name, 
     both = torch.stack([LOGITS, LOGITS], 2)
     both[0, 0, 1] = broken
     both.requires_grad_()
-    labels, weights = LABELS[:, None].expand(2, 2), WEIGHTS[:1].expand(2, 2)
-    loss = LOSSES[name](both, labels, weights)
+    loss = LOSSES[name].terms(both, LABELS, torch.full((2, 2), 1.5)).sum()
     loss.backward()
     assert loss.isnan()
     alone = LOGITS.clone().requires_grad_()
-    (LOSSES[name](alone, LABELS, WEIGHTS[:1].expand(2)) / 2).backward()
+    LOSSES[name].terms(alone, LABELS, torch.full((2,), 1.5)).sum().backward()
     torch.testing.assert_close(both.grad[..., 0], alone.grad)
     assert both.grad[0, :, 1].isnan().any()
 
@@ -71,7 +73,8 @@ def test_gradient_of_the_released_loss_is_k_over_one_plus_p_smaller(p, ratio):
     gradients = []
     for name in ("cb", "cb-bce"):
         logits = probabilities.log().requires_grad_()
-        LOSSES[name](logits, torch.tensor([0]), torch.ones(1, dtype=torch.float64)).backward()
+        weights = torch.ones(100, dtype=torch.float64)
+        LOSSES[name].terms(logits, torch.tensor([0]), weights).sum().backward()
         gradients.append(logits.grad[0, 0].item())
     assert gradients[0] / gradients[1] == pytest.approx(ratio, rel=0.01)
 

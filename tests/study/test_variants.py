@@ -157,10 +157,10 @@ def test_the_first_frame_is_what_training_starts_from(studies, monkeypatch, draw
     starts = []
     make = session.make_optimizer
 
-    def seen(parameters, constrained, *rest):
-        (weight,) = [p for p in parameters if p.shape == (10, 2)]
+    def seen(groups, *rest):
+        (weight,) = [p for group in groups for p in group.parameters if p.shape == (10, 2)]
         starts.append(weight.detach().clone().numpy())
-        return make(parameters, constrained, *rest)
+        return make(groups, *rest)
 
     monkeypatch.setattr(session, "make_optimizer", seen)
     here = make_lab(studies, epochs=1)

@@ -10,10 +10,10 @@ from torch import nn
 from training.test_fit import CPU, equal, stage1, stage2
 from wbcli.balance.radius import radius_of
 from wbcli.data import recorded
-from wbcli.data.batches import EVAL_BATCH, Batches, draw_epoch
+from wbcli.data.batches.memory import Batches, draw_epoch
+from wbcli.data.batches.splits import EVAL_BATCH, Data
 from wbcli.evaluate.measured import evaluate_run
-from wbcli.methods.losses import class_balanced_weights
-from wbcli.models import layers
+from wbcli.methods.make import for_run
 from wbcli.runs.find import create
 from wbcli.runs.run import Run
 from wbcli.training import features, stages
@@ -67,13 +67,11 @@ def batches_of(digits, batch_size, split="train"):
 def through_the_network(parent, digits, settings):
     """Stage 2 without a cache: every batch goes through the frozen network."""
     network = parent.network(digits.class_names)
-    parameters = layers.freeze_all_but(network, layers.last_layers(network, 1))
-    weight = network.classifier.weight
-    radii = [radius_of(settings.maxnorm, settings.radius, weight)]
-    optimizer = make_optimizer(parameters, [weight], radii, settings)
-    weights = class_balanced_weights(digits.class_counts, settings.beta).float()
-    batches = batches_of(digits, settings.batch_size)
-    rows = list(fit(network, batches, optimizer, weights, settings))
+    method = for_run(settings, network, digits.class_counts)
+    radii = [radius_of(settings.maxnorm, settings.radius, network.classifier.weight)]
+    optimizer = make_optimizer(method.groups(), radii, settings)
+    data = Data(batches_of(digits, settings.batch_size))
+    rows = list(fit(method, data, optimizer, settings))
     return network.classifier.state_dict(), rows
 
 
@@ -109,22 +107,23 @@ def test_without_views_every_epoch_has_its_own_crops_in_its_own_order(digits):
     seen = Features(Pixels(), batches_of(digits, 500), 16, HERE)
     images = batches_of(digits, 16)
     for epoch in (0, 1):
-        pairs = zip(seen.train(3, epoch), images.train(3, epoch), strict=True)
-        for (x, labels), (crops, expected) in pairs:
-            assert torch.equal(x, crops.flatten(1))
-            assert torch.equal(labels, expected)
+        for found, expected in zip(seen.steps(3, epoch), images.steps(3, epoch), strict=True):
+            assert torch.equal(found.images, expected.images.flatten(1))
+            assert torch.equal(found.labels, expected.labels)
+            assert torch.equal(found.index, expected.index)
+            assert found.key == expected.key
 
 
 @pytest.mark.parametrize(("views", "epoch", "view"), [(2, 0, 0), (2, 1, 1), (2, 3, 1), (3, 6, 0)])
 def test_epochs_take_turns_with_the_views_and_keep_their_own_order(digits, views, epoch, view):
     seed, images = 5, batches_of(digits, 16)
-    crops = torch.cat([x for x, _ in images.train(seed, view)]).flatten(1)
+    crops = torch.cat([batch.images for batch in images.steps(seed, view)]).flatten(1)
     size, padding, flip = images.size, images.padding, images.flip
     order_of_view = draw_epoch(size, padding, flip, seed, view)[0]
     order = draw_epoch(size, padding, flip, seed, epoch)[0]
     by_image = dict(zip(order_of_view.tolist(), crops, strict=True))
     cached = Features(Pixels(), batches_of(digits, 500), 16, HERE, views=views)
-    found = list(cached.train(seed, epoch))
+    found = [(batch.images, batch.labels) for batch in cached.steps(seed, epoch)]
     expected = torch.stack([by_image[i] for i in order.tolist()])
     assert torch.equal(torch.cat([x for x, _ in found]), expected)
     assert torch.equal(torch.cat([labels for _, labels in found]), images.labels[order])
@@ -133,7 +132,7 @@ def test_epochs_take_turns_with_the_views_and_keep_their_own_order(digits, views
 def test_a_last_image_on_its_own_joins_the_batch_before_it(digits):
     """287 images in batches of 22: 13 of them, and the last takes the 287th."""
     cached = Features(Pixels(), batches_of(digits, 500), 22, HERE)
-    assert [len(x) for x, _ in cached.train(0, 0)] == [22] * 12 + [23]
+    assert [len(batch) for batch in cached.steps(0, 0)] == [22] * 12 + [23]
 
 
 @pytest.mark.parametrize(
@@ -153,7 +152,7 @@ def test_how_often_a_view_is_computed(digits, options, computed):
     passes = []
     for seed, epoch in [(0, 0), (0, 1), (0, 2), (0, 1), (1, 0)]:
         before = backbone.seen
-        list(cached.train(seed, epoch))
+        list(cached.steps(seed, epoch))
         passes.append((backbone.seen - before) / cached.size)
     assert passes == computed
 
@@ -185,7 +184,7 @@ def test_the_frozen_batch_norms_do_not_move(parent, digits):
     network.train()
     before = {key: value.clone() for key, value in network.state_dict().items()}
     for part in features.of_splits(network, digits, stage2(parent), CPU, HERE).values():
-        list(part.train(0, 0))
+        list(part.steps(0, 0))
         list(part.evaluate())
     assert equal(before, network.state_dict())
 

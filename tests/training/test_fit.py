@@ -14,8 +14,10 @@ from wbcli.balance.radius import relative_radius
 from wbcli.config.resolve import resolve_normalize, resolve_stage1, resolve_stage2
 from wbcli.config.settings import Config
 from wbcli.data import recorded
-from wbcli.data.batches import draw_epoch
+from wbcli.data.batches.memory import draw_epoch
+from wbcli.methods import Batch, losses
 from wbcli.methods.losses import class_balanced_weights
+from wbcli.methods.make import for_run
 from wbcli.models import networks
 from wbcli.models.layers import freeze_all_but, last_layers
 from wbcli.runs.find import create, named
@@ -234,13 +236,13 @@ def _interrupt(row):
 
 def spoiled_loss(monkeypatch, value: float, step: int) -> None:
     """Have the loss of that step (from 1) be `value`."""
-    seen, plain = [], train_module.LOSSES["ce"]
+    seen, plain = [], losses.LOSSES["ce"]
 
-    def loss(logits, labels, weights):
+    def terms(logits, labels, per_class):
         seen.append(1)
-        return plain(logits, labels, weights) * (value if len(seen) == step else 1)
+        return plain.terms(logits, labels, per_class) * (value if len(seen) == step else 1)
 
-    monkeypatch.setitem(train_module.LOSSES, "ce", loss)
+    monkeypatch.setitem(losses.LOSSES, "ce", plain._replace(terms=terms))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -377,7 +379,7 @@ def plain_released_stage2(network, dataset, settings: Config, radius: float) -> 
     clipped = []
     for epoch in range(settings.epochs):
         lr = settings.lr * (1 + math.cos(math.pi * (epoch + 1) / settings.epochs)) / 2
-        draws = draw_epoch(len(labels), 1, False, settings.seed, epoch)
+        draws = torch.from_numpy(draw_epoch(len(labels), 1, False, settings.seed, epoch))
         for index, top, left, _ in draws.split(settings.batch_size, dim=1):
             crops = [
                 padded[i, :, t : t + 8, x : x + 8] for i, t, x in zip(index, top, left, strict=True)
@@ -458,7 +460,6 @@ def test_the_parts_of_a_batch_add_up_to_its_gradient_where_batch_norm_is_frozen(
     dataset = recorded.for_run(settings)
     images = torch.from_numpy(dataset.train.images[::9][:30]).float() / 255
     labels = torch.from_numpy(dataset.train.labels[::9][:30])
-    weights = class_balanced_weights(dataset.class_counts).float()
 
     def gradients(parts: int) -> list[Tensor]:
         torch.manual_seed(0)
@@ -466,15 +467,15 @@ def test_the_parts_of_a_batch_add_up_to_its_gradient_where_batch_norm_is_frozen(
         for module in network.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.requires_grad_(False)  # and so in evaluation mode
-        parameters = [p for p in network.parameters() if p.requires_grad]
         config = replace(settings, accumulate=parts)
-        optimizer = make_optimizer(parameters, [], [], config)
+        method = for_run(config, network, dataset.class_counts)
+        (group,) = method.groups()
         position = Position(CPU)
-        step = _Step(network, optimizer, weights, config, position)
-        step.start_epoch(0.01)
-        step(images.double(), labels)
+        step = _Step(method, make_optimizer([group], [], config), config, position)
+        step.start_epoch(0, 0.01)
+        step(Batch(images.double(), labels))
         assert position.loss_sum > 0
-        return [p.grad for p in parameters]
+        return [p.grad for p in group.parameters]
 
     whole = gradients(1)
     for parts in (2, 7):  # 7: of 4 and 5 images

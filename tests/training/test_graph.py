@@ -8,8 +8,8 @@ import torch
 from training.test_fit import CPU, equal, stage1
 from wbcli.bench.tune import RandomFeatures
 from wbcli.data import recorded
-from wbcli.data.batches import batches_of
-from wbcli.methods.losses import class_balanced_weights
+from wbcli.data.batches.splits import Data, batches_of
+from wbcli.methods.make import for_run
 from wbcli.models import networks
 from wbcli.training import graph
 from wbcli.training.fit import fit, make_optimizer
@@ -27,24 +27,11 @@ def train(digits, device=CPU, **options):
     network = networks.for_run(settings, digits.num_classes).to(
         device, memory_format=torch.channels_last
     )
-    weight = network.classifier.weight
-    constrained = [weight] if settings.constraint() else []
-    parameters = list(network.parameters())
-    optimizer = make_optimizer(
-        parameters, constrained, [settings.radius] * len(constrained), settings
-    )
-    weights = class_balanced_weights(digits.class_counts).float().to(device)
-    batches, seen = batches_of(digits, "train", device, settings.batch_size), []
-    rows = list(
-        fit(
-            network,
-            batches,
-            optimizer,
-            weights,
-            settings,
-            after_step=seen.append,
-        )
-    )
+    method = for_run(settings, network, digits.class_counts).to(device)
+    radii = [settings.radius] if settings.constraint() else []
+    optimizer = make_optimizer(method.groups(), radii, settings)
+    data, seen = Data(batches_of(digits, "train", device, settings.batch_size)), []
+    rows = list(fit(method, data, optimizer, settings, told=seen.append))
     return rows, network.state_dict(), seen
 
 
@@ -110,11 +97,11 @@ def test_a_projection_after_the_epoch_is_not_captured(digits, monkeypatch):
 
 def test_cached_features_are_not_captured():
     settings = replace(stage1(), graph=True, epochs=1)
-    head = torch.nn.Linear(4, 10)
+    method = for_run(settings, networks.Network(torch.nn.Identity(), 4, 10), [9] * 10)
     features = RandomFeatures(128, 10, 4, CPU)
-    optimizer = make_optimizer(list(head.parameters()), [], [], settings)
+    optimizer = make_optimizer(method.groups(), [], settings)
     with pytest.raises(RuntimeError, match="only images in memory can be drawn within a graph"):
-        list(fit(head, features, optimizer, torch.ones(10), settings))
+        list(fit(method, Data(features), optimizer, settings))
 
 
 def test_graphs_need_a_gpu(wbcli):

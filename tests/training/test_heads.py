@@ -9,7 +9,10 @@ from torch import nn
 
 from wbcli.balance.radius import radius_of, relative_radius
 from wbcli.config.settings import LOSSES, Config
-from wbcli.methods.losses import class_balanced_weights
+from wbcli.data.batches.batch import Batch
+from wbcli.data.batches.splits import Data
+from wbcli.methods.make import for_run
+from wbcli.models.networks import Network
 from wbcli.training import heads
 from wbcli.training.fit import fit, make_optimizer
 from wbcli.training.heads import evaluate_candidates, evaluate_taus, train_heads
@@ -43,10 +46,10 @@ class Blobs:
         noise = torch.randn(self.size, D, generator=generator)
         self.values = centres[self.labels] + noise
 
-    def train(self, seed, epoch, first=0):
+    def steps(self, seed, epoch, streams, views, *, first=0, progress):
         generator = torch.Generator().manual_seed(1000 * seed + epoch)
         for index in torch.randperm(self.size, generator=generator).split(16)[first:]:
-            yield self.values[index], self.labels[index]
+            yield Batch(self.values[index], self.labels[index])
 
     def evaluate(self):
         yield from zip(self.values.split(20), self.labels.split(20), strict=True)
@@ -82,12 +85,13 @@ def start() -> nn.Linear:
 
 def fit_alone(start: nn.Linear, settings: Config) -> tuple[nn.Linear, list[dict]]:
     """Stage 2 as the training loop does it."""
-    head = nn.Linear(D, K)
-    head.load_state_dict(start.state_dict())
+    network = Network(nn.Identity(), D, K)
+    network.classifier.load_state_dict(start.state_dict())
+    method = for_run(settings, network, COUNTS)
     radius = radius_of(settings.maxnorm, settings.radius, start.weight)
-    optimizer = make_optimizer(list(head.parameters()), [head.weight], [radius], settings)
-    weights = class_balanced_weights(COUNTS, settings.beta).float()
-    return head, list(fit(head, Blobs(COUNTS), optimizer, weights, settings))
+    optimizer = make_optimizer(method.groups(), [radius], settings)
+    rows = list(fit(method, Data(Blobs(COUNTS)), optimizer, settings))
+    return network.classifier, rows
 
 
 SETS = {  # settings of heads that train together
@@ -101,7 +105,7 @@ SETS = {  # settings of heads that train together
     "constraints": [{"maxnorm": 0.1}, {}, {"radius": 0.2}],
     "unit norm": [{"unit_norm": True, "lr": lr} for lr in (0.01, 0.1)],
     "without momentum": [{"momentum": 0.0, "lr": lr, "radius": 0.7} for lr in (0.1, 0.5)],
-    "to zero": [{"schedule": "to-zero", "lr": lr, "maxnorm": 0.2} for lr in (0.1, 0.5)],
+    "to zero": [{"cosine_end": "to-zero", "lr": lr, "maxnorm": 0.2} for lr in (0.1, 0.5)],
     "all at once": [
         {"loss": "ce", "wd": 1e-4, "lr": 0.5, "maxnorm": 0.2},
         {"loss": "cb-bce", "wd": 0.0, "lr": 2.0, "radius": 0.4, "beta": 0.9},
@@ -220,8 +224,8 @@ def test_accuracy_of_candidates_by_hand():
     """A learning rate that moves nothing: the candidates are the start."""
 
     class Nothing(Rows):
-        def train(self, seed, epoch):
-            yield self.values, self.labels
+        def steps(self, seed, epoch, streams, views, *, progress):
+            yield Batch(self.values, self.labels)
 
     train = Nothing([[1.0, 0, 0, 0, 0]] * 2, [0, 1])
     still = [{"lr": 1e-30}, {"lr": 1e-30, "loss": "ce"}]

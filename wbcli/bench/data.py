@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from wbcli.bench.timing import compare
+from wbcli.data.batches.batch import bounds
+from wbcli.data.batches.disk import PictureBatches
 from wbcli.data.datasets import Dataset, Split
-from wbcli.data.loader import PictureBatches, bounds
 from wbcli.data.pictures import decoding
 
 OURS = "wbcli loader"
@@ -108,7 +109,7 @@ def _ways(
     index = np.arange(len(split.labels))
     parts = [index[start:stop] for start, stop in bounds(len(index), batch_size)]
     return {
-        OURS: lambda epoch: consume(images for images, _ in ours.train(0, epoch)),
+        OURS: lambda epoch: consume(batch.images for batch in ours.steps(0, epoch)),
         "its decoding": lambda epoch: consume(ours.decoded(parts, 0, epoch)),
         DECODER: decode,
         "torchvision loader": lambda epoch: consume(images for images, _ in usual),

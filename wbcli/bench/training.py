@@ -24,7 +24,7 @@ from wbcli.bench.timing import compare
 from wbcli.bench.ways import OURS, WAYS
 from wbcli.config.settings import Config
 from wbcli.data import recorded
-from wbcli.data.batches import batches_of
+from wbcli.data.batches.splits import batches_of
 from wbcli.data.datasets import Dataset, Split
 from wbcli.evaluate.metrics import group_means, measure
 from wbcli.models import networks

@@ -17,7 +17,10 @@ from torch import Tensor, nn
 from wbcli.balance.radius import radius_of
 from wbcli.bench.timing import compare
 from wbcli.config.settings import Config
-from wbcli.methods.losses import class_balanced_weights
+from wbcli.data.batches.batch import Batch
+from wbcli.data.batches.splits import Data
+from wbcli.methods.make import for_run
+from wbcli.models.networks import Network
 from wbcli.training.fit import fit, make_optimizer
 from wbcli.training.heads import Heads, train_heads
 
@@ -27,7 +30,7 @@ OURS, ALONE = "together", "one after another"
 
 
 class RandomFeatures:
-    """Standard normal features [N, D] and labels, in batches as `Features.train` gives them."""
+    """Standard normal features [N, D] and labels, in batches as `Features.steps` gives them."""
 
     def __init__(self, size: int, num_classes: int, num_features: int, device: torch.device):
         generator = torch.Generator().manual_seed(0)
@@ -35,11 +38,11 @@ class RandomFeatures:
         self.values = torch.randn(size, num_features, generator=generator).to(device)
         self.labels = torch.randint(num_classes, (size,), generator=generator).to(device)
 
-    def train(self, seed: int, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def steps(self, seed: int, epoch: int, *drawn, first: int = 0, **how) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(epoch)
         order = torch.randperm(self.size, generator=generator).to(self.labels.device)
         for index in order.split(BATCH)[first:]:
-            yield self.values[index], self.labels[index]
+            yield Batch(self.values[index], self.labels[index])
 
 
 def run(
@@ -89,14 +92,14 @@ def candidates(count: int) -> list[Config]:
 
 def _train_alone(start: nn.Linear, features, config: Config, counts: list[int]) -> nn.Linear:
     """As stage 2 trains it."""
-    head = nn.Linear(start.in_features, start.out_features, device=start.weight.device)
-    head.load_state_dict(start.state_dict())
+    network = Network(nn.Identity(), start.in_features, start.out_features)
+    network.classifier.load_state_dict(start.state_dict())
+    method = for_run(config, network, counts).to(start.weight.device)
     radius = radius_of(config.maxnorm, config.radius, start.weight)
-    optimizer = make_optimizer(list(head.parameters()), [head.weight], [radius], config)
-    weights = class_balanced_weights(counts, config.beta).float().to(start.weight.device)
-    for _ in fit(head, features, optimizer, weights, config):
+    optimizer = make_optimizer(method.groups(), [radius], config)
+    for _ in fit(method, Data(features), optimizer, config):
         pass
-    return head
+    return network.classifier
 
 
 def _weights(heads: Heads) -> list[Tensor]:

@@ -10,10 +10,11 @@ from torch.utils.data import DataLoader
 
 from wbcli import device as devices
 from wbcli.config.settings import Config
-from wbcli.data.batches import Batches
+from wbcli.data.batches.memory import Batches
+from wbcli.data.batches.splits import Data
 from wbcli.data.datasets import Dataset, Split
 from wbcli.data.pictures import decoding
-from wbcli.methods.losses import class_balanced_weights
+from wbcli.methods.make import for_run
 from wbcli.models import networks
 from wbcli.training.fit import fit, make_optimizer
 
@@ -27,11 +28,12 @@ class Ours:
         devices.prepare(device, config.precision, config.seed, config.deterministic)
         self.network = networks.for_run(config, dataset.num_classes)
         self.network.to(device, memory_format=torch.channels_last)
-        optimizer = make_optimizer(list(self.network.parameters()), [], [], config)
-        weights = class_balanced_weights(dataset.class_counts).float().to(device)
+        method = for_run(config, self.network, dataset.class_counts).to(device)
+        optimizer = make_optimizer(method.groups(), [], config)
         batches = Batches(split, dataset.source, config.batch_size, device)
-        trained = torch.compile(self.network) if config.compile else self.network
-        self.epochs = fit(trained, batches, optimizer, weights, config)
+        if config.compile:
+            self.network.compile()
+        self.epochs = fit(method, Data(batches), optimizer, config)
 
     def epoch(self, number: int) -> None:
         next(self.epochs)

@@ -33,7 +33,7 @@ COLUMNS = {  # heading in the tables of recipes: settings that share the cell
     "network": ["arch", "init"],
     "epochs": ["epochs"],
     "batch": ["batch_size"],
-    "lr": ["lr", "schedule"],
+    "lr": ["lr", "cosine_end"],
     "λ": ["wd"],
     "loss": ["loss"],
     "t": ["maxnorm", "project"],

@@ -35,8 +35,13 @@ LARGEST = {  # more can only be a mistake: it never ends, fills the memory, or i
     "tau": 100,
 }
 MAX_BITS = 64  # of an integer
-NO_OPTION = ("stage", "dataset", "init", "schedule", "frozen_batch_norm", "checkpoint")
-NO_OPTION += ("selected_on", "parent", "left_out")  # settings that have none of their name
+NO_OPTION = ("stage", "dataset", "init", "cosine_end", "frozen_batch_norm", "checkpoint")
+NO_OPTION += (
+    "selected_on",
+    "parent",
+    "left_out",
+    "method_options",
+)  # settings that have none of their name
 
 
 def check_limits(many: int, few: int) -> None:
@@ -85,6 +90,7 @@ def _described(kind: Any) -> str:
         float: "a number",
         bool: "true or false",
         str: "a text without NUL",
+        dict: "an object",
         NoneType: "none",
     }
     return words[kind]

@@ -26,19 +26,19 @@ def _defaults(source: str, **values) -> dict[str, Default]:
 _PAPER_STAGE1 = (
     _defaults("p", epochs=200, batch_size=64, lr=0.01, momentum=0.9, loss="ce")
     | _defaults("r", arch="resnet34", wd=5e-3)
-    | _defaults("o", init="he", schedule="from-lr", checkpoint="last", tta=False)
+    | _defaults("o", init="he", cosine_end="from-lr", checkpoint="last", tta=False)
 )
 _PAPER_STAGE2 = (
     _defaults("p", batch_size=64, momentum=0.9, project="step", layers=1)
     | _defaults("r", epochs=10, lr=0.01, wd=0.1, loss="cb-bce", maxnorm=0.1)
-    | _defaults("o", frozen_batch_norm="eval", schedule="from-lr", checkpoint="last", tta=False)
+    | _defaults("o", frozen_batch_norm="eval", cosine_end="from-lr", checkpoint="last", tta=False)
 )
 _RELEASED_COMMON = _defaults(
     "r",
     batch_size=64,
     lr=0.01,
     momentum=0.9,
-    schedule="to-zero",
+    cosine_end="to-zero",
     checkpoint="best-on-test",
     tta=True,
 )

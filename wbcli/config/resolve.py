@@ -7,7 +7,7 @@ Options that the user did not give are None until `resolve_stage1`, `resolve_sta
 from typing import Any
 
 from wbcli.config.recipes import recipe_defaults
-from wbcli.config.settings import Config
+from wbcli.config.settings import LOSSES, Config
 from wbcli.data import sources
 
 
@@ -22,6 +22,7 @@ def resolve_stage1(options: dict[str, Any]) -> Config:
     source = sources.find(options["dataset"])
     _check_fits_source(source, options)
     _check_one_constraint(options)
+    _settle_method(options)
     options = {
         "recipe": "paper",
         "imbalance_factor": source.imbalance_factor,
@@ -52,7 +53,18 @@ def resolve_stage2(parent: Config, parent_name: str, options: dict[str, Any]) ->
 def stage2_options(settings: Config, given: dict[str, Any]) -> dict[str, Any]:
     """The options with which `resolve_stage2` makes `settings` again, but for what is given."""
     keys = ("recipe", "loss", "beta", "wd", "lr", "momentum", "epochs", "batch_size", "project")
-    keys += ("layers", "views", "cache", "eval_every", "accumulate", "compile", "graph", "seed")
+    keys += (
+        "method",
+        "sampling",
+        "layers",
+        "views",
+        "cache",
+        "eval_every",
+        "accumulate",
+        "compile",
+        "graph",
+        "seed",
+    )
     keys += ("deterministic", "imbalance_factor", "imbalance_type")
     options = {key: getattr(settings, key) for key in keys}
     constraint = {"maxnorm": settings.maxnorm, "radius": settings.radius}
@@ -108,6 +120,7 @@ def _inherited(parent: Config, parent_name: str) -> dict[str, Any]:
         "init",
         "seed",
         "selected_on",
+        "aug",
     )
     return {key: getattr(parent, key) for key in keys} | {"parent": parent_name}
 
@@ -118,6 +131,15 @@ def _check_one_constraint(options: dict[str, Any]) -> None:
     if len(given) > 1:
         flags = " and ".join("--" + name.replace("_", "-") for name in given)
         raise ValueError(f"{flags} exclude each other: give one of them")
+
+
+def _settle_method(options: dict[str, Any]) -> None:
+    """Of a method that is a loss, --method and --loss say the same."""
+    method, loss = options.get("method"), options.get("loss")
+    if method in LOSSES:
+        if loss not in (None, method):
+            raise ValueError(f"--loss {loss}: --method {method} is a loss itself, give one of them")
+        options["loss"] = method
 
 
 def _check_fits_source(source: sources.Source, options: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """The settings of a run, resolved and checked: what config.json holds."""
 
 import math
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
 from wbcli.config.checks import (
@@ -13,16 +13,21 @@ from wbcli.config.checks import (
     option_name,
     shown,
 )
+from wbcli.config.methods import METHODS, of_stage
 from wbcli.data import sources
+from wbcli.data.batches.augment import AUGMENTATIONS
 
+STAGES = {"stage1": 1, "stage2": 2, "normalize": 0}  # the stage of their methods
 LOSSES = ("ce", "cb", "cb-bce", "focal", "cb-focal")
 ARCHS = ("resnet8", "resnet20", "resnet32", "resnet32x4", "resnet34", "resnet50", "resnext50")
 PRECISIONS = ("auto", "fp32", "tf32", "bf16")
 LAYERS = ("1", "2", "5")
 CACHES = ("fp32", "bf16", "none")
 RECIPES = ("paper", "released")
+SAMPLINGS = ("instance", "balanced", "sqrt", "progressive", "class-aware", "reversed")
 CHOICES: dict[str, tuple] = {  # where a setting can have these values only
-    "stage": ("stage1", "stage2", "normalize"),
+    "stage": tuple(STAGES),
+    "method": tuple(METHODS),
     "recipe": RECIPES,
     "arch": ARCHS,
     "imbalance_type": ("exp", "step"),
@@ -30,7 +35,9 @@ CHOICES: dict[str, tuple] = {  # where a setting can have these values only
     "init": ("he", "conv-default"),
     "precision": PRECISIONS[1:],
     "loss": LOSSES,
-    "schedule": ("from-lr", "to-zero"),
+    "cosine_end": ("from-lr", "to-zero"),
+    "sampling": SAMPLINGS,
+    "aug": tuple(AUGMENTATIONS),
     "project": ("step", "epoch"),
     "layers": tuple(map(int, LAYERS)),
     "frozen_batch_norm": ("eval", "train"),
@@ -63,7 +70,11 @@ class Config:
     seed: int = 0
     precision: str = "fp32"
     deterministic: bool = False
-    loss: str = "ce"
+    method: str | None = None  # None: the loss's name in stage 1, wb in stage 2, else tau
+    method_options: dict = field(default_factory=dict, hash=False)  # the method's own
+    sampling: str = "instance"
+    aug: str = "basic"
+    loss: str | None = "ce"
     beta: float = 0.9999  # Cui et al., CVPR 2019, and the released code
     wd: float = 0.0
     lr: float = 0.01
@@ -74,7 +85,7 @@ class Config:
     eval_every: int = 1  # epochs
     compile: bool = False
     graph: bool = False  # whole steps as CUDA graphs
-    schedule: str = "from-lr"  # or to-zero: one epoch further along the cosine
+    cosine_end: str = "from-lr"  # or to-zero: one epoch further along the cosine
     radius: float | None = None
     maxnorm: float | None = None
     unit_norm: bool = False
@@ -91,6 +102,11 @@ class Config:
 
     def __post_init__(self):
         check_types(type(self), vars(self))
+        if self.stage == "stage1" and self.method in (None, *LOSSES):
+            if self.loss in LOSSES:  # which is the method then
+                object.__setattr__(self, "method", self.loss)
+        elif self.method is None:
+            object.__setattr__(self, "method", "wb" if self.stage == "stage2" else "tau")
         given = {key: value for key, value in vars(self).items() if value is not None}
         for key, allowed in CHOICES.items():
             if key in given and given[key] not in allowed:
@@ -111,10 +127,19 @@ class Config:
             check_limits(*self.limits)
         if self.stage == "normalize" and self.tau is None:
             raise ValueError("--tau is missing: a normalize run divides by norms to its power")
+        if self.method not in (names := of_stage(STAGES[self.stage])):
+            words = ", ".join(names)
+            raise ValueError(f"--method of {self.stage} must be one of {words}, got {self.method}")
 
     def identity(self) -> dict[str, Any]:
         """The settings that make a run what it is; where the data lie is none of them."""
         return {key: value for key, value in asdict(self).items() if key != "data_dir"}
+
+    def options(self) -> dict[str, Any]:
+        """What `methods.make` is told of the method."""
+        shared = {"beta": self.beta, "loss": self.loss, "layers": self.layers}
+        own = METHODS[self.method].options
+        return {key: shared[key] for key in shared if key in own} | self.method_options
 
     def constraint(self) -> str | None:
         """`max_norm`, `unit_norm` or None."""
@@ -128,7 +153,7 @@ class Config:
         `from-lr` starts at η; `to-zero` is one epoch further along and ends at 0, as in
         the released code, whose last epoch moves batch-norm statistics only.
         """
-        e = epoch + (self.schedule == "to-zero")
+        e = epoch + (self.cosine_end == "to-zero")
         return self.lr * (1 + math.cos(math.pi * e / self.epochs)) / 2
 
 
@@ -140,6 +165,8 @@ def from_dict(values: Any) -> Config:
     """
     if not isinstance(values, dict):
         raise ValueError(f"config.json: expected an object of settings, got {shown(values)}")
+    if "schedule" in values and "cosine_end" not in values:  # of 0.1.0
+        values = values | {"cosine_end": values["schedule"]}
     missing = [f.name for f in fields(Config) if f.default is MISSING and f.name not in values]
     if missing:
         raise ValueError(f"config.json lacks {', '.join(missing)}: was it edited by hand?")
@@ -151,10 +178,10 @@ def from_dict(values: Any) -> Config:
         check_types(Config, found)
     except ValueError as error:
         raise ValueError(f"config.json holds a value of the wrong type: {error}") from error
-    config = Config(**found)
-    if config.stage != "stage1" and config.parent is None:
-        raise ValueError(f"config.json: a {config.stage} run comes from another, parent is null")
-    return config
+    stage = found["stage"]
+    if stage != "stage1" and found.get("parent") is None:
+        raise ValueError(f"config.json: a {stage} run comes from another, parent is null")
+    return Config(**found)
 
 
 def resolved_limits(config: Config) -> dict[str, int]:

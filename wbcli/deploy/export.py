@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from wbcli import __version__
 from wbcli.data import datasets, loader
-from wbcli.data.loader import Normalise
+from wbcli.data.batches.batch import Normalise
 from wbcli.data.pictures.decoding import Pictures
 from wbcli.deploy.predict import Model
 from wbcli.evaluate.metrics import logits_of

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from wbcli.config.settings import Config
 from wbcli.data import recorded, sources
-from wbcli.data.loader import Normalise
+from wbcli.data.batches.batch import Normalise
 from wbcli.data.pictures import decoding
 from wbcli.data.pictures.decoding import EXTENSIONS, BrokenPicture
 from wbcli.data.pictures.walk import LeftOut, pictures_below, sentences

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wbcli.balance.ops import row_norms
 from wbcli.config.settings import Config
 from wbcli.data import datasets, recorded
-from wbcli.data.batches import Batches, batches_of
+from wbcli.data.batches.memory import Batches
+from wbcli.data.batches.splits import batches_of
 from wbcli.device import autocast, resolve_precision
 from wbcli.evaluate.metrics import fit_temperature, group_means, measure
 from wbcli.models.networks import Network
@@ -197,8 +197,9 @@ def _reliability(metrics: dict) -> list[dict]:
     ]
 
 
-def _per_class(network: nn.Module, dataset: datasets.Dataset, metrics: dict) -> list[dict]:
-    norms = row_norms(network.classifier.weight.detach()).tolist()
+def _per_class(network: Network, dataset: datasets.Dataset, metrics: dict) -> list[dict]:
+    norms = network.classifier.row_norms()
+    norms = [None] * dataset.num_classes if norms is None else norms.tolist()
     return [
         {
             "class": k,

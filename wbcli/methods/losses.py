@@ -1,9 +1,14 @@
-"""One function per loss; each takes logits, labels and image weights and returns a mean.
+"""One function per loss; each takes logits, labels and a statistic of the classes.
 
-Legend: B batch, K classes. logits `[B, K]` of a floating dtype, labels `[B]` int64,
-image_weights `[B]`: v_y, the entries of `class_balanced_weights` for the labels (read by
-the `cb` losses only). All three may have one more dimension, M heads: `[B, K, M]`, `[B, M]`.
+They return a term for each image, which are not yet averaged: `[B]`, or `[B, M]` for M heads.
+
+Legend: B batch, K classes, M heads. logits `[B, K]` of a floating dtype, or `[B, K, M]`; labels
+`[B]` int64; per_class `[K]` or `[K, M]`, what `Loss.statistic` makes of the class counts.
 """
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -42,20 +47,20 @@ def class_balanced_weights(class_counts: list[int], beta: float = 0.9999) -> Ten
     return weights * (present.sum() / weights.sum())
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, image_weights: Tensor) -> Tensor:
-    """CE: mean over the batch of −log p_y, p = softmax(logits)."""
-    if logits.ndim == 3:  # the mean of these has no deterministic kernel on a GPU
-        return F.cross_entropy(logits, labels, reduction="none").mean()
-    return F.cross_entropy(logits, labels)
+def cross_entropy(logits: Tensor, labels: Tensor, per_class: Tensor | None) -> Tensor:
+    """CE: −log p_y, p = softmax(logits)."""
+    if logits.ndim == 3:
+        labels = labels[:, None].expand(-1, logits.shape[2])
+    return F.cross_entropy(logits, labels, reduction="none")
 
 
-def class_balanced(logits: Tensor, labels: Tensor, image_weights: Tensor) -> Tensor:
-    """CB: mean over the batch of −v_y·log p_y (divided by B, not by Σ v_y)."""
-    return (image_weights * F.cross_entropy(logits, labels, reduction="none")).mean()
+def class_balanced(logits: Tensor, labels: Tensor, per_class: Tensor) -> Tensor:
+    """CB: −v_y·log p_y (its mean divides by B, not by Σ v_y)."""
+    return per_class[labels] * cross_entropy(logits, labels, None)
 
 
-def class_balanced_bce(logits: Tensor, labels: Tensor, image_weights: Tensor) -> Tensor:
-    """CB as in the released code: mean over batch *and classes* of v_y·BCE(p_k, [k = y]).
+def class_balanced_bce(logits: Tensor, labels: Tensor, per_class: Tensor) -> Tensor:
+    """CB as in the released code: mean over the *classes* of v_y·BCE(p_k, [k = y]).
 
     p = softmax(logits) and BCE(p, 1) = −log p, BCE(p, 0) = −log(1 − p), logarithms cut
     at −100. Near uniform predictions its gradient is nearly parallel to CB's and about
@@ -64,31 +69,64 @@ def class_balanced_bce(logits: Tensor, labels: Tensor, image_weights: Tensor) ->
     assertion that ends the process).
     """
     p = logits.softmax(1)
-    target = F.one_hot(labels, logits.shape[1]).movedim(-1, 1).to(logits.dtype)
-    weight = image_weights.unsqueeze(1).expand_as(target)
-    loss = F.binary_cross_entropy(p.nan_to_num(), target, weight)
-    return loss + 0 * p.detach().sum()
+    target = torch.zeros_like(p)
+    places = labels.view(-1, *[1] * (p.ndim - 1)).expand(-1, 1, *p.shape[2:])
+    target.scatter_(1, places, 1.0)
+    with torch.autocast(p.device.type, enabled=False):  # which refuses it
+        loss = F.binary_cross_entropy(p.nan_to_num(), target, reduction="none").mean(1)
+    return per_class[labels] * loss + 0 * p.detach().sum(1)
 
 
-def focal(logits: Tensor, labels: Tensor, image_weights: Tensor) -> Tensor:
-    """Focal: mean over the batch of −(1 − p_y)²·log p_y. Source: Lin et al., ICCV 2017."""
-    return _focal_terms(logits, labels).mean()
+def focal(
+    logits: Tensor, labels: Tensor, per_class: Tensor | None, *, gamma: float = GAMMA
+) -> Tensor:
+    """Focal: −(1 − p_y)^γ·log p_y. Source: Lin et al., ICCV 2017."""
+    cross_entropies = cross_entropy(logits, labels, None)
+    return (1 - torch.exp(-cross_entropies)) ** gamma * cross_entropies
 
 
-def class_balanced_focal(logits: Tensor, labels: Tensor, image_weights: Tensor) -> Tensor:
-    """CB focal: mean over the batch of −v_y·(1 − p_y)²·log p_y."""
-    return (image_weights * _focal_terms(logits, labels)).mean()
+def class_balanced_focal(
+    logits: Tensor, labels: Tensor, per_class: Tensor, *, gamma: float = GAMMA
+) -> Tensor:
+    """CB focal: −v_y·(1 − p_y)^γ·log p_y."""
+    return per_class[labels] * focal(logits, labels, None, gamma=gamma)
 
 
-def _focal_terms(logits: Tensor, labels: Tensor) -> Tensor:
-    cross_entropies = F.cross_entropy(logits, labels, reduction="none")  # [B]
-    return (1 - torch.exp(-cross_entropies)) ** GAMMA * cross_entropies
+class Loss(NamedTuple):
+    """A loss by name.
+
+    terms: (logits, labels, per_class) → a term for each image.
+    statistic: class counts → per_class, float64 [K]; None: it needs none.
+    of_terms, of_statistic: the options that each of them takes.
+    """
+
+    terms: Callable[..., Tensor]
+    statistic: Callable[..., Tensor] | None = None
+    of_terms: tuple[str, ...] = ()
+    of_statistic: tuple[str, ...] = ()
 
 
+_BALANCED = {"statistic": class_balanced_weights, "of_statistic": ("beta",)}
 LOSSES = {
-    "ce": cross_entropy,
-    "cb": class_balanced,
-    "cb-bce": class_balanced_bce,
-    "focal": focal,
-    "cb-focal": class_balanced_focal,
+    "ce": Loss(cross_entropy),
+    "cb": Loss(class_balanced, **_BALANCED),
+    "cb-bce": Loss(class_balanced_bce, **_BALANCED),
+    "focal": Loss(focal, of_terms=("gamma",)),
+    "cb-focal": Loss(class_balanced_focal, **_BALANCED, of_terms=("gamma",)),
 }
+
+
+def statistic_of(loss: str, class_counts: list[int], options: dict) -> Tensor | None:
+    """per_class of a loss under these options (others are ignored), float64 [K], or None."""
+    found = LOSSES[loss]
+    if found.statistic is None:
+        return None
+    chosen = {key: options[key] for key in found.of_statistic if key in options}
+    return found.statistic(class_counts, **chosen)
+
+
+def terms_of(loss: str, options: dict) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+    """The function of a loss under these options (others are ignored)."""
+    found = LOSSES[loss]
+    chosen = {key: options[key] for key in found.of_terms if key in options}
+    return partial(found.terms, **chosen) if chosen else found.terms

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from wbcli.balance.ops import row_norms
 from wbcli.data import sources
 from wbcli.models.backbones import (
     DEPTH_AND_WIDTH,
@@ -26,6 +27,13 @@ class Classifier(nn.Linear):
             return super().forward(features)
         with torch.autocast(device_type, enabled=False):
             return super().forward(features.to(self.weight.dtype))
+
+    @property
+    def num_classes(self) -> int:
+        return self.out_features
+
+    def row_norms(self) -> Tensor | None:
+        return row_norms(self.weight.detach())
 
 
 class Network(nn.Module):

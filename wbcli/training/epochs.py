@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.compiler import set_stance
 
-from wbcli.balance.ops import row_norms
 from wbcli.balance.radius import clipped_fraction
 from wbcli.config.settings import Config
 from wbcli.data import datasets
-from wbcli.data.batches import Batches, batches_of
+from wbcli.data.batches.memory import Batches
+from wbcli.data.batches.splits import batches_of
 from wbcli.device import autocast
 from wbcli.evaluate.metrics import group_means, measure
 from wbcli.models import networks
@@ -36,10 +37,12 @@ def norms(
     starts: see `radius.clipped_fraction`.
     """
     bound = config.constraint() == "max_norm"
-    weight = network.classifier.weight.detach()
-    drawn = {"weight": weight.tolist()} if config.bottleneck == 2 else {}  # the paper's figure 7
+    classifier, drawn = network.classifier, {}
+    if config.bottleneck == 2:  # the paper's figure 7
+        drawn = {"weight": classifier.weight.tolist()}
+    lengths = classifier.row_norms()
     return drawn | {
-        "row_norms": row_norms(weight).tolist(),
+        "row_norms": None if lengths is None else lengths.tolist(),
         "radius": (radii[0] if len(radii) == 1 else radii) if bound else None,
         "clipped_fraction": clipped_fraction(constrained, radii, starts) if bound else None,
     }
@@ -52,7 +55,8 @@ def accuracies(
     row: dict[str, Any] = {}
     for split, batches in splits.items():
         prefix = "" if split == "test" else f"{split}_"
-        with autocast(batches.labels.device, config.precision):
+        eager = set_stance("force_eager" if config.compile else "default")
+        with autocast(batches.labels.device, config.precision), eager:
             metrics = measure(network, batches.evaluate(), dataset.num_classes)
         row[f"{split}_loss"] = metrics["nll"]
         row[f"{prefix}accuracy"] = group_means(metrics["accuracy"], dataset.groups())

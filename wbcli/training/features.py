@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from wbcli.config.settings import Config
 from wbcli.data import datasets
-from wbcli.data.batches import Batches, batches_of
-from wbcli.data.loader import PictureBatches, bounds
+from wbcli.data.batches.batch import Batch, bounds
+from wbcli.data.batches.disk import PictureBatches
+from wbcli.data.batches.memory import Batches
+from wbcli.data.batches.splits import batches_of
 from wbcli.device import autocast, free_bytes
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -21,7 +23,7 @@ SHARE_OF_MEMORY = 0.5  # of what is free, that a cache may take
 
 
 class Features:
-    """A split seen through a frozen backbone; `train` and `evaluate` are those of `Batches`.
+    """A split seen through a frozen backbone; `steps` and `evaluate` are those of `Batches`.
 
     Epoch e trains on view e mod V: the crops and flips of epoch e mod V, in the order of
     epoch e. With V at least the number of epochs that is what training through the network
@@ -55,15 +57,37 @@ class Features:
         self.size, self.labels = images.size, images.labels
         self._kept: dict[object, Tensor] = {}
 
-    def train(self, seed: int, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch in random order, from batch `first` on: (features [B, D], labels [B])."""
-        view = self._view(seed, epoch % self.views if self.views else epoch)
-        order = self.images.order(seed, epoch)
-        device = order.device
-        for start, stop in bounds(self.size, self.batch_size)[first:]:
-            index = order[start:stop]
-            rows = view[index.to(view.device)]
-            yield rows.to(device, torch.float32), self.labels[index]
+    def steps(
+        self,
+        seed: int,
+        epoch: int,
+        streams: tuple[str, ...] = ("instance",),
+        views: tuple[str, ...] = ("basic",),
+        *,
+        first: int = 0,
+        progress: float = 0.0,
+    ) -> Iterator[Batch]:
+        """The batches of an epoch, from batch `first` on; images are features [B, D].
+
+        There is one view of an image, whichever stream it comes in.
+        """
+        view = self._view(seed, epoch % self.views if self.views else epoch, views[:1])
+        orders = [
+            self.images.order(seed, epoch, name, progress, stream)
+            for stream, name in enumerate(streams)
+        ]
+        places = enumerate(bounds(self.size, self.batch_size))
+        for step, (start, stop) in list(places)[first:]:
+            index, *other = (order[start:stop] for order in orders)
+            batch = Batch(self._rows(view, index), self.labels[index], index=index)
+            batch.key = (seed, epoch, step)
+            if other:
+                batch.other_images = self._rows(view, other[0])
+                batch.other_labels = self.labels[other[0]]
+            yield batch
+
+    def _rows(self, view: Tensor, index: Tensor) -> Tensor:
+        return view[index.to(view.device)].to(index.device, torch.float32)
 
     def evaluate(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image once, in order, uncropped."""
@@ -74,13 +98,16 @@ class Features:
         for rows, labels in parts:
             yield rows.to(labels.device, torch.float32), labels
 
-    def _view(self, seed: int, number: int) -> Tensor:
+    def _view(self, seed: int, number: int, views: tuple[str, ...]) -> Tensor:
         """[N, D], indexed by image."""
-        if (seed, number) in self._kept:
-            return self._kept[seed, number]
-        view = self._compute(self.images.train(seed, number), self.images.order(seed, number))
+        key = (seed, number, views)
+        if key in self._kept:
+            return self._kept[key]
+        steps = self.images.steps(seed, number, views=views)
+        pairs = ((batch.images, batch.labels) for batch in steps)
+        view = self._compute(pairs, self.images.order(seed, number))
         if self.keep or self.views:
-            self._kept[seed, number] = view
+            self._kept[key] = view
         return view
 
     @torch.no_grad()
@@ -132,8 +159,11 @@ class Views:
         self.batches, self.views = batches, views
         self.size, self.labels = batches.size, batches.labels
 
-    def train(self, seed: int, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        return self.batches.train(seed, epoch, first, epoch % self.views)
+    def steps(self, seed: int, epoch: int, *drawn, **how) -> Iterator[Batch]:
+        return self.batches.steps(seed, epoch, *drawn, **how, view_epoch=epoch % self.views)
+
+    def evaluate(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.batches.evaluate()
 
 
 def is_frozen(config: Config) -> bool:

@@ -1,4 +1,4 @@
-"""fit: the one training loop, for both stages.
+"""fit: the one training loop, for every method.
 
 Nothing in a step waits for the device: losses and hits are summed there, and read after every
 `CHECK_EVERY` steps and at the end of an epoch.
@@ -10,13 +10,15 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from wbcli.balance.optim import SGD, project
 from wbcli.config.settings import Config
-from wbcli.data.batches import Batches
+from wbcli.data.batches.batch import Batch
+from wbcli.data.batches.memory import Batches
+from wbcli.data.batches.splits import Data
 from wbcli.device import autocast
-from wbcli.methods.losses import LOSSES
+from wbcli.methods.method import Group, Method, averaged, shares
 from wbcli.models.layers import set_training_mode
 from wbcli.training.graph import GraphedEpochs
 from wbcli.training.signals import whole
@@ -27,11 +29,13 @@ CHECK_EVERY = 100  # steps after which a loss that is not finite is noticed
 class Position:
     """How far a training has come: epochs, steps of the next one, and what these summed up.
 
+    begun: whether the method's pass before the next epoch is over.
     row: what `fit` says of an epoch, until the one who listens has dealt with it.
     """
 
     def __init__(self, device: torch.device):
         self.epoch = self.step = 0
+        self.begun = False
         self.row: dict[str, float] | None = None
         self.loss_sum = torch.zeros((), device=device)  # over images
         self.hits = torch.zeros((), dtype=torch.int64, device=device)
@@ -42,6 +46,7 @@ class Position:
         return {
             "epoch": self.epoch,
             "step": self.step,
+            "begun": self.begun,
             "row": self.row,
             "loss_sum": self.loss_sum.item(),
             "hits": self.hits.item(),
@@ -49,65 +54,77 @@ class Position:
 
     def restore(self, state: dict[str, Any]) -> None:
         self.epoch, self.step, self.row = state["epoch"], state["step"], state["row"]
+        self.begun = state.get("begun", self.step > 0)  # 0.1.0 had no such pass
         self.loss_sum.fill_(state["loss_sum"])
         self.hits.fill_(state["hits"])
         self.finite_steps.fill_(self.step)
 
     def end_epoch(self, row: dict[str, float]) -> None:
         self.row = row
-        self.epoch, self.step = self.epoch + 1, 0
+        self.epoch, self.step, self.begun = self.epoch + 1, 0, False
         for total in (self.loss_sum, self.hits, self.finite_steps):
             total.zero_()
 
 
 def fit(
-    network: nn.Module,
-    batches: Batches,
+    method: Method,
+    data: Data,
     optimizer: torch.optim.Optimizer,
-    class_weights: Tensor,
     config: Config,
     *,
     position: Position | None = None,
-    after_step: Callable[[int], None] = lambda images: None,
+    told: Callable[[int], None] = lambda images: None,
 ) -> Iterator[dict[str, float]]:
     """Train epoch after epoch; after each, yield its epoch (from 1), lr, train loss and accuracy.
 
-    Between two steps, wherever it is left, `position` says what the network has seen.
+    It never asks which method it trains. Between two steps, wherever it is left, `position` says
+    what the network has seen.
 
     Args:
-        batches: the training split on the network's device.
+        method: on the device, as are its batches.
+        data: the training split, and validation images for methods that look at them.
         optimizer: from `make_optimizer`.
-        class_weights: [K] on the device, for the class-balanced losses.
-        config: loss, lr schedule, epochs, seed, precision, projection, batch norm.
+        config: lr schedule, epochs, seed, precision, sampling, augmentation, projection, parts.
         position: where to go on, and what is moved on; None starts.
-        after_step: told the number of images after every step.
+        told: told the number of images after every step.
 
     Raises:
         ArithmeticError: the loss is NaN or infinite.
+        ValueError: a batch is to come in parts, and the method needs it whole.
         RuntimeError: CUDA graphs were asked for, and the step cannot be captured.
     """
-    position = position or Position(batches.labels.device)
-    step = _Step(network, optimizer, class_weights, config, position)
-    graphs = _capture(step, batches) if config.graph else None
+    if method.whole_batch and config.accumulate > 1:
+        raise ValueError(
+            f"--accumulate {config.accumulate}: {config.method} compares a batch's images with "
+            "each other, so that it cannot come in parts: leave it out"
+        )
+    position = position or Position(data.train.labels.device)
+    method.hits = position.hits
+    step = _Step(method, optimizer, config, position)
+    epochs = _capture(step, data.train) if config.graph else _Epochs(data.train, step)
     if position.row:
         yield position.row
     while position.epoch < config.epochs:
         epoch, lr = position.epoch, config.lr_at(position.epoch)
-        step.start_epoch(lr)
-        at = (config.seed, epoch, position.step)
-        for take, images in graphs.train(*at) if graphs else _steps(step, batches.train(*at)):
+        if not position.begun:
+            method.before_epoch(epoch, data)
+            position.begun = True
+        step.start_epoch(epoch, lr)
+        how = {"first": position.step, "progress": epoch / config.epochs}
+        for take, images in epochs.steps(config.seed, epoch, *step.drawn(epoch), **how):
             with whole():
                 take()
                 position.step += 1
             if position.step % CHECK_EVERY == 0:
                 check_finite(position, config)
-            after_step(images)
+            told(images)
         check_finite(position, config)
+        size = data.train.size
         row = {
             "epoch": epoch + 1,
             "lr": lr,
-            "train_loss": position.loss_sum.item() / batches.size,
-            "train_accuracy": 100 * position.hits.item() / batches.size,
+            "train_loss": position.loss_sum.item() / size,
+            "train_accuracy": 100 * position.hits.item() / size,
         }
         with whole():
             if config.project == "epoch":
@@ -131,51 +148,65 @@ def diverged(what: str, epoch: int, step: str, config: Config) -> ArithmeticErro
     )
 
 
-def _steps(
-    step: "_Step", batches: Iterator[tuple[Tensor, Tensor]]
-) -> Iterator[tuple[Callable[[], None], int]]:
-    """For each batch what trains on it, and its size."""
-    for images, labels in batches:
-        yield partial(step, images, labels), len(labels)
+class _Epochs:
+    """The epochs of a split: for each batch what trains on it, and its size."""
+
+    def __init__(self, batches: Batches, step: "_Step"):
+        self.batches, self.step = batches, step
+
+    def steps(self, *drawn, **how) -> Iterator[tuple[Callable[[], None], int]]:
+        for batch in self.batches.steps(*drawn, **how):
+            yield partial(self.step, batch), len(batch)
 
 
 class _Step:
-    """An optimiser step on (images, labels); sums losses and hits in `position`."""
+    """An optimiser step on a batch; sums losses and hits in `position`."""
 
     def __init__(
         self,
-        network: nn.Module,
+        method: Method,
         optimizer: torch.optim.Optimizer,
-        class_weights: Tensor,
         config: Config,
         position: Position,
     ):
-        self.network, self.optimizer = network, optimizer
-        self.class_weights, self.config, self.position = class_weights, config, position
+        self.method, self.optimizer = method, optimizer
+        self.config, self.position = config, position
         self.device = position.loss_sum.device
-        self.loss_function = LOSSES[config.loss]
-        self.lr = torch.zeros((), device=self.device) if config.graph else None
+        self.rates = [group.get("rate", 1.0) for group in optimizer.param_groups]
+        # captured: the tensors stay, their values change
+        self.lrs = [torch.zeros((), device=self.device) for _ in self.rates] * config.graph
 
-    def start_epoch(self, lr: float) -> None:
-        if self.lr is not None:  # captured: the tensor stays, its value changes
-            self.lr.fill_(lr)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr if self.lr is None else self.lr
-        set_training_mode(self.network, self.config.frozen_batch_norm)
+    def drawn(self, epoch: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The streams and views of an epoch, with what the user chose for the plain ones."""
+        streams = ("instance", self.config.sampling), self.method.streams(epoch)
+        views = ("basic", self.config.aug), self.method.views
+        return tuple(
+            tuple(chosen if name == plain else name for name in names)
+            for (plain, chosen), names in (streams, views)
+        )
 
-    def __call__(self, images: Tensor, labels: Tensor) -> None:
+    def start_epoch(self, epoch: int, lr: float) -> None:
+        for captured, value in zip(self.lrs, self.rates, strict=False):
+            captured.fill_(lr * value)
+        lrs = self.lrs or [lr * rate for rate in self.rates]
+        for group, value in zip(self.optimizer.param_groups, lrs, strict=True):
+            group["lr"] = value
+        set_training_mode(self.method, self.config.frozen_batch_norm)
+        self.method.start_epoch(epoch)
+
+    def __call__(self, batch: Batch) -> None:
         self.optimizer.zero_grad()
-        for part, answers in _parts(images, labels, self.config.accumulate):
+        batch = self.method.prepare(batch)
+        share = shares(self.method.weigh(batch))
+        for part in batch.parts(self.config.accumulate):
             with autocast(self.device, self.config.precision, cache=not self.config.graph):
-                logits = self.network(part)
-            loss = self.loss_function(logits.float(), answers, self.class_weights[answers])
-            if len(answers) < len(labels):
-                loss = loss * (len(answers) / len(labels))
+                losses = self.method.losses(part)
+            loss = averaged(losses, share)
             loss.backward()
-            self.position.loss_sum += loss.detach() * len(labels)
-            self.position.hits += (logits.argmax(1) == answers).sum()
+            self.position.loss_sum += loss.detach() * len(batch)
         self.position.finite_steps += self.position.loss_sum.isfinite()
         self.optimizer.step()
+        self.method.after_step()
 
     def state(self) -> list[Tensor]:
         """Every tensor that a step changes; momentum exists from here on, as zeros."""
@@ -185,7 +216,7 @@ class _Step:
                     self.optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
         buffers = [state["momentum_buffer"] for state in self.optimizer.state.values() if state]
         sums = [self.position.loss_sum, self.position.hits, self.position.finite_steps]
-        return [*self.network.state_dict().values(), *buffers, *sums]
+        return [*self.method.state_dict().values(), *buffers, *sums]
 
 
 def _capture(step: _Step, batches: Batches) -> GraphedEpochs:
@@ -195,12 +226,14 @@ def _capture(step: _Step, batches: Batches) -> GraphedEpochs:
         RuntimeError: they cannot be captured.
     """
     reason = "only images in memory can be drawn within a graph"
-    if step.config.project == "epoch":
+    if not step.method.graphable:
+        reason = f"{step.config.method} reads on the host what a step makes"
+    elif step.config.project == "epoch":
         reason = "with --project epoch its optimiser reads the learning rate on the host"
     elif isinstance(batches, Batches):
-        step.start_epoch(0.0)
+        step.start_epoch(0, 0.0)
         try:
-            return GraphedEpochs(batches, step, step.state())
+            return GraphedEpochs(batches, step, step.state(), step.drawn(0))
         except RuntimeError as error:
             if "out of memory" in str(error):
                 raise
@@ -208,28 +241,27 @@ def _capture(step: _Step, batches: Batches) -> GraphedEpochs:
     raise RuntimeError(f"--graph: the step cannot be captured ({reason}): train without --graph")
 
 
-def _parts(images: Tensor, labels: Tensor, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batch in `count` parts, or fewer: batch norm wants two images in each."""
-    count = max(1, min(count, len(labels) // 2))
-    return zip(images.tensor_split(count), labels.tensor_split(count), strict=True)
-
-
 def make_optimizer(
-    parameters: list[nn.Parameter],
-    constrained: list[nn.Parameter],
-    radii: list[float | None],
-    config: Config,
+    groups: list[Group], radii: list[float | None], config: Config
 ) -> torch.optim.Optimizer:
-    """SGD over `parameters`; each constrained weight has a group of its own with its radius.
+    """SGD over the groups of a method; each constrained weight is alone, with its radius.
 
     With `--project step` the constraint is part of every step (`wbcli.SGD`); with
     `epoch` the groups only carry it, for `project` at the end of the epoch.
+
+    Args:
+        radii: of each of the groups' `rows`, in their order; none where nothing is constrained.
     """
-    own_group = {id(p) for p in constrained}
-    groups = [{"params": [p for p in parameters if id(p) not in own_group]}]
-    for p, radius in zip(constrained, radii, strict=True):
-        constraint = {"unit_norm": True} if config.unit_norm else {"max_norm": radius}
-        groups.append({"params": [p]} | constraint)
-    groups = [group for group in groups if group["params"]]
+    made, left = [], list(radii)
+    for group in groups:
+        common = {"rate": group.rate, "weight_decay": config.wd if group.wd is None else group.wd}
+        rows = group.rows if radii else []
+        own = {id(p) for p in rows}
+        made.append({"params": [p for p in group.parameters if id(p) not in own]} | common)
+        for p in rows:
+            radius = left.pop(0)
+            constraint = {"unit_norm": True} if config.unit_norm else {"max_norm": radius}
+            made.append({"params": [p]} | common | constraint)
+    made = [group for group in made if group["params"]]
     optimizer = SGD if config.project == "step" else torch.optim.SGD
-    return optimizer(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.wd)
+    return optimizer(made, lr=config.lr, momentum=config.momentum, weight_decay=config.wd)

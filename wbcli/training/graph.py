@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from wbcli.data.batches import Batches
-from wbcli.data.loader import bounds
+from wbcli.data.batches.batch import Batch, bounds
+from wbcli.data.batches.memory import Batches
 
 WARM_UP = 3  # steps before a capture, which let libraries allocate what they keep
-Step = Callable[[Tensor, Tensor], None]
+Step = Callable[[Batch], None]
+Drawn = tuple[tuple[str, ...], tuple[str, ...]]  # streams, views
 
 
 def record(run: Callable[[], None], state: list[Tensor]) -> Callable[[], None]:
@@ -55,26 +56,27 @@ class GraphedEpochs:
     """The training epochs of a split in memory, a graph for each size of batch.
 
     Args:
-        step: one optimiser step on (images, labels), which waits for nothing on the host.
+        step: one optimiser step on a batch, which waits for nothing on the host.
         state: see `record`; with what `step` sums up.
+        drawn: as many streams and views as every epoch has.
     """
 
-    def __init__(self, batches: Batches, step: Step, state: list[Tensor]):
-        self.batches, self.step = batches, step
+    def __init__(self, batches: Batches, step: Step, state: list[Tensor], drawn: Drawn):
+        self.batches, self.step, self.num_views = batches, step, len(drawn[1])
         self.bounds = bounds(batches.size, batches.batch_size)
         device = batches.labels.device
-        self.draws = batches.draw(0, 0).to(device)  # [4, N], of the epoch
+        self.draws = batches.draw(0, 0, *drawn).to(device)  # [S·(1 + 3V), N], of the epoch
         self.position = torch.zeros((), dtype=torch.int64, device=device)
         self.replays = {
             size: record(lambda size=size: self._run(size), [*state, self.position])
             for size in sorted({stop - start for start, stop in self.bounds})
         }
 
-    def train(
-        self, seed: int, epoch: int, first: int = 0
+    def steps(
+        self, seed: int, epoch: int, *drawn, first: int = 0, progress: float = 0.0
     ) -> Iterator[tuple[Callable[[], None], int]]:
-        """For each batch of an epoch what trains on it, and its size; those of `Batches.train`."""
-        self.draws.copy_(self.batches.draw(seed, epoch))
+        """For each batch of an epoch what trains on it, and its size; those of `Batches.steps`."""
+        self.draws.copy_(self.batches.draw(seed, epoch, *drawn, progress))
         left = self.bounds[first:]
         self.position.fill_(left[0][0] if left else 0)
         for start, stop in left:
@@ -82,5 +84,5 @@ class GraphedEpochs:
 
     def _run(self, size: int) -> None:
         places = self.position + torch.arange(size, device=self.position.device)
-        self.step(*self.batches.take(self.draws[:, places]))
+        self.step(self.batches.take(self.draws[:, places], self.num_views))
         self.position += size

@@ -9,7 +9,8 @@ Legend: M heads, B batch, K classes, D features.
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from wbcli.balance.ops import row_norms
 from wbcli.balance.optim import SGD
 from wbcli.balance.radius import radius_of
 from wbcli.config.settings import Config
-from wbcli.methods.losses import LOSSES, class_balanced_weights
+from wbcli.methods.losses import statistic_of, terms_of
 from wbcli.training.features import Features, can_cache
 
 OWN = ("wd", "lr", "maxnorm", "radius", "beta", "loss")  # settings that differ among heads
@@ -79,15 +80,15 @@ def train_heads(
         weight_decay=per_row([config.wd for config in configs]),
         momentum=shared.momentum,
     )
-    weights = [class_balanced_weights(class_counts, config.beta) for config in configs]
-    class_weights = torch.stack(weights, 1).float().to(device)  # [K, M]
-    slices = _by_loss(configs)
+    losses = _by_loss(configs, class_counts, device)
     for epoch in range(shared.epochs):
         lr = per_row([config.lr_at(epoch) for config in configs])
         for group in optimizer.param_groups:
             group["lr"] = lr
-        for x, labels in features.train(shared.seed, epoch):
-            _gradients(heads, x, labels, class_weights[labels], slices)
+        drawn = (shared.sampling,), (shared.aug,)
+        progress = epoch / shared.epochs
+        for batch in features.steps(shared.seed, epoch, *drawn, progress=progress):
+            _gradients(heads, batch.images, batch.labels, losses)
             optimizer.step()
     return heads
 
@@ -140,24 +141,17 @@ def _accuracies(logits: Callable[[Tensor], Tensor], count: int, features: Featur
     return (100 * (hits[present] / images[present, None]).mean(0)).tolist()
 
 
-def _gradients(
-    heads: Heads,
-    x: Tensor,
-    labels: Tensor,
-    image_weights: Tensor,
-    slices: list[tuple[str, slice]],
-) -> None:
+def _gradients(heads: Heads, x: Tensor, labels: Tensor, losses: "list[_Slice]") -> None:
     """Gradient of the sum of all heads' losses.
 
     Autograd goes as far as the logits; the products behind them write into the gradients
     that are there, since new ones of K·M·D entries each step would cost more than the products.
     """
     logits = heads.logits(x).detach().requires_grad_()  # [B, K, M]
-    targets = labels[:, None].expand_as(image_weights)  # [B, M]
     loss = 0.0
-    for name, part in slices:
-        mean = LOSSES[name](logits[..., part], targets[:, part], image_weights[:, part])
-        loss = loss + mean * (part.stop - part.start)
+    for part in losses:
+        terms = part.terms(logits[..., part.heads], labels, part.per_class)
+        loss = loss + terms.sum() / len(x)
     loss.backward()
     gradient = logits.grad.view(len(x), -1)  # [B, K·M]
     if heads.weight.grad is None:
@@ -189,12 +183,23 @@ def check(config: Config) -> None:
         )
 
 
-def _by_loss(configs: list[Config]) -> list[tuple[str, slice]]:
-    """Runs of neighbours with the same loss."""
-    slices: list[tuple[str, slice]] = []
-    for i, config in enumerate(configs):
-        if slices and slices[-1][0] == config.loss:
-            slices[-1] = (config.loss, slice(slices[-1][1].start, i + 1))
-        else:
-            slices.append((config.loss, slice(i, i + 1)))
+class _Slice(NamedTuple):
+    """Neighbours with the same loss: which heads, its function and its statistics [K, heads]."""
+
+    heads: slice
+    terms: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    per_class: Tensor | None
+
+
+def _by_loss(configs: list[Config], class_counts: list[int], device: torch.device) -> list[_Slice]:
+    def key(config: Config) -> tuple:
+        return config.loss, config.method_options
+
+    slices: list[_Slice] = []
+    for (loss, options), neighbours in groupby(configs, key):
+        found = [statistic_of(loss, class_counts, one.options()) for one in neighbours]
+        start = slices[-1].heads.stop if slices else 0
+        per_class = None if found[0] is None else torch.stack(found, 1).float().to(device)
+        heads = slice(start, start + len(found))
+        slices.append(_Slice(heads, terms_of(loss, options), per_class))
     return slices

@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from wbcli.balance.radius import radius_of, rows_at
-from wbcli.config.settings import Config
+from wbcli.config.settings import Config, from_dict
 from wbcli.data import datasets
-from wbcli.data.loader import bounds
+from wbcli.data.batches.batch import bounds
+from wbcli.data.batches.splits import Data
 from wbcli.data.record import check_classes
 from wbcli.device import environment
 from wbcli.evaluate import measured
-from wbcli.methods.losses import class_balanced_weights
-from wbcli.models import networks
+from wbcli.methods.method import Method
 from wbcli.runs.metrics import rows_of
 from wbcli.runs.run import Run
 from wbcli.runs.states import REMEDIES
@@ -45,10 +44,6 @@ class Listener:
 class Training:
     """A run that trains, from its checkpoint where it has one.
 
-    Args:
-        parameters: what of the network trains.
-        constrained: the weights whose rows are bounded, output first.
-
     Raises:
         ValueError: a checkpoint that is damaged, or of other settings or classes.
     """
@@ -60,14 +55,15 @@ class Training:
         dataset: datasets.Dataset,
         device: torch.device,
         listener: Listener,
-        network: networks.Network,
-        parameters: list[nn.Parameter],
-        constrained: list[nn.Parameter],
+        method: Method,
     ):
         self.config, self.run, self.dataset, self.device = config, run, dataset, device
         self._path = run.path / "checkpoint.pt"
-        self.listener, self.network, self.constrained = listener, network, constrained
-        self.network.to(device, memory_format=torch.channels_last)
+        self.listener, self.method, self.network = listener, method, method.network
+        self.method.to(device, memory_format=torch.channels_last)
+        groups = method.groups()
+        constrained = [p for group in groups for p in group.rows] if config.constraint() else []
+        self.constrained = constrained  # the weights whose rows are bounded, output first
         self.radii = [radius_of(config.maxnorm, config.radius, w) for w in self.constrained]
         state = run.load_state("checkpoint.pt") if run.resumable else None
         if state:
@@ -75,7 +71,7 @@ class Training:
             self.radii = self._radii_of(state)
         bounds_of = zip(self.constrained, self.radii, strict=True)
         self.starts = [rows_at(w, radius) for w, radius in bounds_of if radius]
-        self.optimizer = make_optimizer(parameters, self.constrained, self.radii, config)
+        self.optimizer = make_optimizer(groups, self.radii, config)
         self.position = Position(device)
         self.seconds = 0.0  # that the epoch has taken
         self.best: dict[str, Any] | None = None  # epoch and accuracy
@@ -92,39 +88,37 @@ class Training:
         self.run.write_record(self.config, told, self.dataset.chosen)
         self.run.write_metrics([json.loads(line) for line in self.lines.splitlines()])
 
-    def run_epochs(
-        self, trained: nn.Module, settings: Config, splits: dict[str, Any], save_every: int
-    ) -> None:
+    def run_epochs(self, settings: Config, splits: dict[str, Any], save_every: int) -> None:
         """Train to the last epoch.
 
         Args:
-            trained: the network, or the part of it that trains.
-            settings: those with which it trains.
-            splits: batches of `train`, `test` and perhaps `val` as `trained` takes them.
+            settings: those with which the method trains.
+            splits: batches of `train`, `test` and perhaps `val` as the method takes them.
         """
-        self.trained, self.settings, self.splits = trained, settings, splits
-        batches = self.splits.pop("train")
-        if not 0 <= self.position.step <= len(bounds(batches.size, self.config.batch_size)):
+        self.settings, self.splits = settings, splits
+        data = Data(self.splits.pop("train"), self.splits.get("val"))
+        num_steps = len(bounds(data.train.size, self.config.batch_size))
+        if not 0 <= self.position.step <= num_steps:
             raise ValueError(f"{self._path} does not fit this run: {ANEW}")
-        weights = class_balanced_weights(self.dataset.class_counts, self.config.beta)
+        if self.config.compile:
+            self.method.evaluated().compile()
         self.started = time.perf_counter()
 
-        def after_step(images: int) -> None:
+        def told(images: int) -> None:
             self.listener.on_batch(images)
             if self.position.step % save_every == 0:
                 self.save()
 
         try:
             for row in fit(
-                torch.compile(self.trained) if self.config.compile else self.trained,
-                batches,
+                self.method,
+                data,
                 self.optimizer,
-                weights.float().to(self.device),
                 self.settings,
                 position=self.position,
-                after_step=after_step,
+                told=told,
             ):
-                self.end_epoch(row, batches.size)
+                self.end_epoch(row, data.train.size)
         except (KeyboardInterrupt, SystemExit):
             self.save()
             raise
@@ -140,7 +134,9 @@ class Training:
         row |= epochs.norms(config, self.network, self.constrained, self.radii, self.starts)
         row["accuracy"] = None
         if epoch % config.eval_every == 0 or epoch == config.epochs:
-            row |= epochs.accuracies(self.settings, self.trained, self.dataset, self.splits)
+            row |= epochs.accuracies(
+                self.settings, self.method.evaluated(), self.dataset, self.splits
+            )
         with whole():
             self.lines += self.run.append_metrics(row)
             self._keep_best(row)
@@ -151,6 +147,8 @@ class Training:
 
     def save(self) -> None:
         """Write checkpoint.pt within an epoch, or after one that is not yet measured."""
+        if not (self.position.begun or self.position.row):
+            return  # what the method does before an epoch was stopped: the last one is whole
         if not self.position.row:
             self._stop_clock()
         self._check_finite()
@@ -161,7 +159,7 @@ class Training:
         config, position = self.config, self.position
         check_finite(position, config)
         momenta = [kept.get("momentum_buffer") for kept in self.optimizer.state.values()]
-        tensors = [*self.network.state_dict().values(), *momenta]
+        tensors = [*self.method.state_dict().values(), *momenta]
         floats = [t for t in tensors if t is not None and t.is_floating_point()]
         if not torch.stack([t.isfinite().all() for t in floats]).all():
             epoch, step = position.epoch, f"step {position.step}"
@@ -172,7 +170,7 @@ class Training:
         state = self.position.state() | {
             "settings": self.config.identity(),
             "seconds": self.seconds,
-            "model": self.network.state_dict(),
+            "model": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "radii": self.radii,
             "best": self.best,
@@ -189,7 +187,7 @@ class Training:
             if measured.default_checkpoint(self.config) == "best":
                 self.network.load_state_dict(self.run.load_state("best.pt")["model"])
             val = self.splits["val"]
-            measured.keep_temperature(self.run, self.settings, self.trained, val)
+            measured.keep_temperature(self.run, self.settings, self.method.evaluated(), val)
         self.run.save_weights(weights)  # last: with them the run is finished
         return json.loads(self.lines.splitlines()[-1])
 
@@ -203,7 +201,7 @@ class Training:
     def _restore(self, state: dict[str, Any]) -> None:
         self.seconds, self.best, self.lines = state["seconds"], state["best"], state["metrics"]
         try:
-            self.network.load_state_dict(state["model"])
+            self.method.load_state_dict(_of_method(state["model"]))
             groups = self.optimizer.state_dict()["param_groups"]  # the settings' own
             momenta = {"state": state["optimizer"]["state"], "param_groups": groups}
             self.optimizer.load_state_dict(momenta)
@@ -250,11 +248,19 @@ def circumstances(dataset: datasets.Dataset, device: torch.device) -> dict[str, 
     }
 
 
+def _of_method(state: dict[str, Any]) -> dict[str, Any]:
+    """A method's state; before there were methods, checkpoints held their network's."""
+    if any(key.startswith("network.") for key in state):
+        return state
+    return {f"network.{key}": value for key, value in state.items()}
+
+
 def _check_same(config: Config, run: Run, dataset: datasets.Dataset, state: dict[str, Any]) -> None:
     """Raises ValueError where a run would not go on as it began."""
-    try:
-        same = bool(state["settings"] == config.identity())
-    except RuntimeError:  # a tensor among them
+    try:  # settings younger than the checkpoint take their default
+        before = from_dict(state["settings"] | {"data_dir": config.data_dir})
+        same = bool(before.identity() == config.identity())
+    except (ValueError, TypeError, RuntimeError):  # a file that was changed can hold anything
         same = False
     if not same:
         raise ValueError(f"{run.path / 'checkpoint.pt'} is of a run with other settings: {ANEW}")

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from wbcli.balance.ops import tau_norm_
 from wbcli.config.settings import SAVE_EVERY, Config
 from wbcli.data import datasets
-from wbcli.data.batches import batches_of
+from wbcli.data.batches.splits import batches_of
 from wbcli.device import prepare
 from wbcli.evaluate import measured
+from wbcli.methods.make import for_run
+from wbcli.methods.method import Method
 from wbcli.models import init, networks
-from wbcli.models.layers import freeze_all_but, last_layers
 from wbcli.runs.find import find, part
 from wbcli.runs.run import Run
 from wbcli.training import epochs, features
@@ -54,10 +54,10 @@ def train(
     """
     prepare(device, config.precision, config.seed, config.deterministic)
     listener = listener or Listener()
-    network, parameters, constrained = _set_up(config, dataset, runs_dir)
-    training = Training(config, run, dataset, device, listener, network, parameters, constrained)
+    method = _set_up(config, dataset, runs_dir)
+    training = Training(config, run, dataset, device, listener, method)
     training.begin()
-    view = _view(config, run, network, dataset, device, cached)
+    view = _view(config, run, method, dataset, device, cached)
     training.run_epochs(*view, save_every)
     return training.finish()
 
@@ -116,42 +116,36 @@ def starting_checkpoint(config: Config, parent: Config) -> str:
     return "best" if released else "last"
 
 
-def _set_up(
-    config: Config, dataset: datasets.Dataset, runs_dir: Path
-) -> tuple[networks.Network, list[nn.Parameter], list[nn.Parameter]]:
-    """Network, parameters that train, and weights under the constraint (output first)."""
+def _set_up(config: Config, dataset: datasets.Dataset, runs_dir: Path) -> Method:
+    """The method of a run, on the network that it starts from."""
     if config.stage == "stage1":
         network = networks.for_run(config, dataset.num_classes)
         if config.init_from:
             init.load_init(network, Path(config.init_from))
-        parameters = list(network.parameters())
-        constrained = [network.classifier.weight]
     else:
         parent = find(runs_dir, config.parent)
         checkpoint = starting_checkpoint(config, parent.config())
         network = parent.network(dataset.class_names, checkpoint)
-        layers = last_layers(network, config.layers)
-        parameters = freeze_all_but(network, layers)
-        constrained = [layer[0].weight for layer in layers]
-    return network, parameters, constrained if config.constraint() else []
+    return for_run(config, network, dataset.class_counts)
 
 
 def _view(
     config: Config,
     run: Run,
-    network: networks.Network,
+    method: Method,
     dataset: datasets.Dataset,
     device: torch.device,
     cached: dict[str, features.Features] | None,
-) -> tuple[nn.Module, Config, dict[str, Any]]:
-    """What trains, with which settings, on which splits: the network on images, or its
-    classifier on cached features.
+) -> tuple[Config, dict[str, Any]]:
+    """With which settings the method trains, and on which splits: on images, or where its
+    classifier alone trains on cached features.
     """
     if not features.can_cache(config):
         train = batches_of(dataset, "train", device, config.batch_size)
         if features.is_frozen(config) and config.views:
             train = features.Views(train, config.views)
-        return network, config, {"train": train} | epochs.splits_to_measure(dataset, device)
-    cached = cached or features.of_splits(network, dataset, config, device, run.path)
+        return config, {"train": train} | epochs.splits_to_measure(dataset, device)
+    cached = cached or features.of_splits(method.network, dataset, config, device, run.path)
+    method.on_features = True
     # What is cached is float32, and so small a layer gains nothing from less.
-    return network.classifier, replace(config, precision="fp32"), dict(cached)
+    return replace(config, precision="fp32"), dict(cached)

@@ -14,9 +14,9 @@ from PIL import Image
 
 from conftest import encoded, photo, write_folder, write_pictures
 from wbcli.data import datasets, sources
-from wbcli.data.batches import batches_of
+from wbcli.data.batches.disk import IN_ORDER, Decoder, PictureBatches
+from wbcli.data.batches.splits import batches_of
 from wbcli.data.datasets import Split
-from wbcli.data.loader import IN_ORDER, Decoder, PictureBatches
 from wbcli.data.pictures import decoding
 from wbcli.data.pictures import workers as processes
 from wbcli.data.pictures.decoding import BrokenPicture, Pictures
@@ -46,7 +46,7 @@ def test_an_epoch_is_in_its_order_with_the_crops_of_each_picture():
     batches, decoder = batches_over(split), Decoder(split, SIZE)
     order = batches.order(seed=3, epoch=1)
     assert order.sort().values.tolist() == list(range(10))
-    pairs = list(batches.train(seed=3, epoch=1))
+    pairs = [(batch.images, batch.labels) for batch in batches.steps(seed=3, epoch=1)]
     assert [len(labels) for _, labels in pairs] == [4, 4, 2]
     images = torch.cat([images for images, _ in pairs]).numpy()
     for i, image in zip(order.tolist(), images, strict=True):
@@ -73,8 +73,9 @@ def test_the_number_of_workers_changes_nothing(workers, monkeypatch):
 
     def seen() -> list[torch.Tensor]:
         batches = batches_over(split, batch_size=8)
-        epochs = [batches.train(1, 0), batches.train(1, 1), batches.evaluate()]
-        return [tensor for epoch in epochs for pair in epoch for tensor in pair]
+        trained = [batch for epoch in (0, 1) for batch in batches.steps(1, epoch)]
+        pairs = [(batch.images, batch.labels) for batch in trained]
+        return [tensor for pair in [*pairs, *batches.evaluate()] for tensor in pair]
 
     monkeypatch.setattr(decoding, "workers", 0)
     expected = seen()
@@ -109,7 +110,7 @@ def test_half_of_the_pictures_are_mirrored():
 def test_a_view_has_its_crops_in_the_order_of_the_epoch():
     split = split_of(10)
     batches, decoder = batches_over(split), Decoder(split, SIZE)
-    images = torch.cat([images for images, _ in batches.train(2, 5, view=1)]).numpy()
+    images = torch.cat([batch.images for batch in batches.steps(2, 5, view_epoch=1)]).numpy()
     for i, image in zip(batches.order(2, 5).tolist(), images, strict=True):
         np.testing.assert_allclose(image, normalised(decoder.decode(2, 1, i)), atol=1e-5)
 
@@ -123,7 +124,7 @@ def test_a_broken_picture_stops_with_its_name(workers, lines, where, monkeypatch
     content = encoded(photo(200, 200), "JPEG")
     Path("007.jpg").write_bytes(content[: len(content) // 2])
     monkeypatch.setattr(decoding, "workers", workers)
-    for epoch in (batches_over(split).train(0, 0), batches_over(split).evaluate()):
+    for epoch in (batches_over(split).steps(0, 0), batches_over(split).evaluate()):
         with pytest.raises(BrokenPicture) as error:
             list(epoch)
         assert str(error.value).startswith(f"{where}: image file is truncated")
@@ -136,7 +137,7 @@ def test_a_picture_that_is_gone_stops_with_its_name(workers, monkeypatch):
     Path("003.jpg").unlink()
     monkeypatch.setattr(decoding, "workers", workers)
     with pytest.raises(OSError, match=r"^003.jpg: No such file or directory$"):
-        list(batches_over(split).train(0, 0))
+        list(batches_over(split).steps(0, 0))
 
 
 def test_names_of_any_bytes_are_opened_by_workers(monkeypatch):
@@ -153,20 +154,20 @@ def test_pictures_on_disk_and_arrays_are_told_apart():
     dataset = datasets.load("mine", Path(), imbalance_factor=None, image_size=SIZE)
     batches = batches_of(dataset, "train", CPU, 2)
     assert isinstance(batches, PictureBatches)
-    ((images, labels),) = batches.train(0, 0)  # the third joins the first two
-    assert images.shape == (3, 3, SIZE, SIZE)
-    assert sorted(labels.tolist()) == [0, 0, 1]
+    (batch,) = batches.steps(0, 0)  # the third joins the first two
+    assert batch.images.shape == (3, 3, SIZE, SIZE)
+    assert sorted(batch.labels.tolist()) == [0, 0, 1]
 
 
 def test_a_killed_worker_is_an_error_that_says_what_to_lower(monkeypatch):
     monkeypatch.setattr(decoding, "workers", 2)
     batches = batches_over(split_of(40))
-    epoch = batches.train(0, 0)
+    epoch = batches.steps(0, 0)
     next(epoch)
     os.kill(batches.workers.processes[0].pid, signal.SIGKILL)
     with pytest.raises(RuntimeError, match="was killed, perhaps for want of memory: lower --work"):
         list(epoch)
-    assert len(list(batches.train(0, 1))) == 10, "the next epoch has new ones"
+    assert len(list(batches.steps(0, 1))) == 10, "the next epoch has new ones"
 
 
 class Squares:
@@ -212,12 +213,12 @@ def test_a_killed_worker_of_a_check_is_an_error_that_says_what_to_lower(monkeypa
 def test_workers_end_with_an_epoch_that_nobody_finishes_and_with_their_owner(monkeypatch):
     monkeypatch.setattr(decoding, "workers", 2)
     batches = batches_over(split_of(40))
-    epoch = batches.train(0, 0)
+    epoch = batches.steps(0, 0)
     next(epoch)
     first = list(batches.workers.processes)
     epoch.close()
     assert not any(process.is_alive() for process in first)
-    list(batches.train(0, 1))
+    list(batches.steps(0, 1))
     second = list(batches.workers.processes)
     assert all(process.is_alive() for process in second), "they stay for the next epoch"
     del batches, epoch

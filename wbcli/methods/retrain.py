@@ -1,0 +1,29 @@
+"""Stage 2 of weight balancing: the last layers of a trained network, trained again.
+
+Legend: K classes.
+"""
+
+from wbcli.methods.method import Group
+from wbcli.methods.plain import Plain
+from wbcli.models.layers import freeze_all_but, last_layers
+from wbcli.models.networks import Network
+
+
+class WeightBalancing(Plain):
+    """A class-balanced loss, weight decay and MaxNorm on the last `layers` layers.
+
+    The rest of the network is frozen. Source: the paper, section 4.2.
+    """
+
+    def __init__(self, network: Network, class_counts: list[int], *, layers: int = 1, **options):
+        super().__init__(network, class_counts, **options)
+        self.layers = last_layers(network, layers)
+
+    def groups(self) -> list[Group]:
+        """The rows of each of the layers may be constrained, output first."""
+        return [
+            Group(
+                freeze_all_but(self.network, self.layers),
+                rows=[layer[0].weight for layer in self.layers],
+            )
+        ]
