@@ -225,7 +225,7 @@ def test_an_adjusted_classifier_is_a_classifier(name):
 def test_its_numbers_are_loaded_into_a_blank_one(name, head):
     options = OPTIONS.get(name, {})
     adjusted = adjust(name, trained(name, head), COUNTS, **options)
-    again = blank(name, trained(name, head, seed=1).classifier, **options).eval()
+    again = blank(name, trained(name, head, seed=1).classifier, 4, **options).eval()
     again.load_state_dict(adjusted.state_dict())
     features = torch.randn(5, 4)
     assert torch.equal(again(features), adjusted(features))

@@ -59,17 +59,17 @@ def adjust(name: str, network: nn.Module, class_counts: Sequence[int], **options
     return scores.eval().requires_grad_(False)
 
 
-def blank(name: str, classifier: nn.Module, *, variant: str = "cl2n", **_: Any) -> nn.Module:
+def blank(
+    name: str, classifier: nn.Module, num_features: int, *, variant: str = "cl2n", **_: Any
+) -> nn.Module:
     """What `adjust` gives, before its numbers are loaded: the same modules, other values.
 
     Args:
-        classifier: one like that which was adjusted, of any values.
+        classifier: one like that which was adjusted, of any values, on features of this number.
         variant: of `ncm`; what else was given to `adjust` is in the numbers.
     """
     if name == "ncm":
-        return NearestMean(
-            classifier.weight.shape[1], _num_classes(classifier), normalised=variant != "un"
-        )
+        return NearestMean(num_features, _num_classes(classifier), normalised=variant != "un")
     return copy.deepcopy(classifier) if name == "tde" else joined(*_linear(name, classifier))
 
 
