@@ -25,6 +25,7 @@ COMMANDS = {  # command → module of wbcli.cli that holds it
     "predict": "using",
     "export": "using",
     "runs": "measuring",
+    "methods": "methods",
     "report": "report",
     "data": "data",
     "bench": "bench",

@@ -7,7 +7,18 @@ import click
 
 from wbcli import console
 from wbcli.cli.parameters import Count, NamedPath, RelativeThreshold
-from wbcli.config.settings import ARCHS, CACHES, LAYERS, LOSSES, PRECISIONS, RECIPES, SAVE_EVERY
+from wbcli.config.methods import HEADS, METHODS, OWN
+from wbcli.config.settings import (
+    ARCHS,
+    CACHES,
+    LAYERS,
+    LOSSES,
+    PRECISIONS,
+    RECIPES,
+    SAMPLINGS,
+    SAVE_EVERY,
+)
+from wbcli.data.batches.augment import AUGMENTATIONS
 
 
 def everywhere(command: Callable) -> Callable:
@@ -159,6 +170,18 @@ def setting_options(command: Callable) -> Callable:
             type=click.Choice(LOSSES),
             help="Cross-entropy (ce) or focal; cb: class-balanced; cb-bce: the released code's.",
         ),
+        click.option(
+            "--sampling",
+            type=click.Choice(SAMPLINGS),
+            help="Order of an epoch: every image once (instance, default), or classes drawn more "
+            "evenly.",
+        ),
+        click.option(
+            "--aug",
+            type=click.Choice(list(AUGMENTATIONS)),
+            help="What is random of an image: what the data set defines (basic, default), its "
+            "crop, its mirror image, or nothing.",
+        ),
         click.option("--beta", type=float, help="β of the class-balanced losses, in [0, 1)."),
         click.option("--radius", type=float, help="MaxNorm radius δ > 0 of the rows itself."),
         click.option("--unit-norm", is_flag=True, default=None, help="Keep rows at length 1."),
@@ -211,6 +234,31 @@ def head_options(command: Callable) -> Callable:
         ),
     ]
     return _apply(options, command)
+
+
+def method_options(stage: int) -> Callable:
+    """Which method, and the numbers that some methods of the stage have."""
+    options = [
+        click.option(
+            "--method",
+            type=click.Choice(list(METHODS[stage])),
+            help="What is trained: see wbcli methods.",
+        )
+    ]
+    known = {key for entry in METHODS[stage].values() for key in entry.options}
+    if stage == 1:
+        known |= {key for own in HEADS.values() for key in own}
+        heads = click.Choice(list(HEADS))
+        options.append(click.option("--head", type=heads, help="Classifier.  [default: linear]"))
+    if stage == 2:
+        choice = click.Choice(["kept", "fresh"])
+        text = "Start from the run's classifier (default), or from a fresh one."
+        options.append(click.option("--classifier", type=choice, help=text))
+    for key, own in OWN.items():
+        if key in known:
+            flag = "--" + key.replace("_", "-")
+            options.append(click.option(flag, type=own.kind, help=own.help))
+    return lambda command: _apply(options, command)
 
 
 def json_option(command: Callable) -> Callable:

@@ -20,6 +20,7 @@ from wbcli.cli.options import (
     head_options,
     imbalance_options,
     json_option,
+    method_options,
     training_options,
 )
 from wbcli.cli.parameters import Command
@@ -41,6 +42,7 @@ from wbcli.runs.find import create, named
     help="Start from these weights (safetensors, or a state dict).",
 )
 @click.option("--skip-broken", is_flag=True, help="Leave files out that are no whole picture.")
+@method_options(1)
 @training_options
 @everywhere
 def stage1_command(dataset, runs_dir, device, data_dir, skip_broken, **options):
@@ -77,6 +79,7 @@ def stage1_command(dataset, runs_dir, device, data_dir, skip_broken, **options):
 @head_options
 @click.option("--from-tune", is_flag=True, help="With what wbcli tune stage2 found for RUN.")
 @imbalance_options
+@method_options(2)
 @training_options
 @everywhere
 def stage2_command(run, runs_dir, device, data_dir, from_tune, **options):

@@ -1,17 +1,29 @@
 """The methods by name: where each one lives, and its own options with their defaults.
 
-What a method is, costs and is cited for stands beside its code (`ABOUT`).
+What a method is, costs and is cited for stands beside its code, in `ABOUT`.
 """
 
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from wbcli.config.checks import check_number, option_name
+
+
+class Own(NamedTuple):
+    """An option that some methods have: its type, its range, and what it is."""
+
+    kind: type
+    help: str
+    bounds: dict[str, float] | None = None
+
+
+OWN = {
+    "scale": Own(float, "s of a normalised classifier: logits are s times a cosine.", {"above": 0}),
+}
+
 
 class Option(NamedTuple):
-    """A number or a name of a method's own.
-
-    source: where the default comes from.
-    """
+    """What an option is in a method, and where its default comes from."""
 
     default: Any
     help: str
@@ -22,15 +34,16 @@ class Option(NamedTuple):
 class Entry:
     """A method.
 
-    stage: 1 trains a network, 2 retrains a classifier on a run, 0 needs no training.
     place: `room:name` within `wbcli.methods`.
     fixed: arguments that make it what it is.
+    heads: the classifiers that it can have, the first by default; in stage 2 what becomes of the
+        run's classifier.
     """
 
-    stage: int
     place: str
     fixed: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Option] = field(default_factory=dict)
+    heads: tuple[str, ...] = ("linear", "cosine", "etf")
 
 
 _BETA = {
@@ -40,38 +53,68 @@ _BETA = {
         "Cui et al., CVPR 2019; the released code",
     )
 }
-_STAGE2_LOSS = Option("cb", "the loss, one of the five of stage 1", "the paper, section 4.2")
-_LAYERS = Option(1, "how many of the last layers train", "the paper, section 4.2")
-_TAU = Option(1.0, "τ ≥ 0; 1 divides by the norm itself", "Kang et al., ICLR 2020")
+_WB = _BETA | {
+    "loss": Option("cb", "the loss, one of stage 1's five", "the paper, section 4.2"),
+    "layers": Option(1, "how many of the last layers train", "the paper, section 4.2"),
+}
+_TAU = {"tau": Option(1.0, "τ ≥ 0; 1 divides by the norm itself", "Kang et al., ICLR 2020")}
 
-METHODS = {
-    "ce": Entry(1, "plain:Plain", {"loss": "ce"}),
-    "cb": Entry(1, "plain:Plain", {"loss": "cb"}, _BETA),
-    "cb-bce": Entry(1, "plain:Plain", {"loss": "cb-bce"}, _BETA),
-    "focal": Entry(1, "plain:Plain", {"loss": "focal"}),
-    "cb-focal": Entry(1, "plain:Plain", {"loss": "cb-focal"}, _BETA),
-    "wb": Entry(
-        2, "retrain:WeightBalancing", {}, {"loss": _STAGE2_LOSS, "layers": _LAYERS} | _BETA
-    ),
-    "tau": Entry(0, "normalization:", {}, {"tau": _TAU}),
+METHODS: dict[int, dict[str, Entry]] = {
+    1: {  # trains a network
+        "ce": Entry("plain:Plain", {"loss": "ce"}),
+        "cb": Entry("plain:Plain", {"loss": "cb"}, _BETA),
+        "cb-bce": Entry("plain:Plain", {"loss": "cb-bce"}, _BETA),
+        "focal": Entry("plain:Plain", {"loss": "focal"}),
+        "cb-focal": Entry("plain:Plain", {"loss": "cb-focal"}, _BETA),
+    },
+    2: {  # retrains the classifier of a run
+        "wb": Entry("retrain:WeightBalancing", {}, _WB, heads=("kept", "fresh")),
+    },
+    0: {  # needs no training
+        "tau": Entry("adjustments:tau", {}, _TAU, heads=("kept",)),
+    },
+}
+HEADS: dict[str, dict[str, Option]] = {  # options of the classifiers
+    "linear": {},
+    "cosine": {"scale": Option(30.0, "s of s·cos(w_k, h)", "Cao et al., NeurIPS 2019, the code")},
+    "etf": {},
 }
 
 
-def of_stage(stage: int) -> tuple[str, ...]:
-    """The names of a stage's methods."""
-    return tuple(name for name, entry in METHODS.items() if entry.stage == stage)
+def entry_of(stage: int, name: str) -> Entry:
+    """Raises ValueError for a name that is none of the stage's."""
+    if name not in METHODS[stage]:
+        raise ValueError(f"--method must be one of {', '.join(METHODS[stage])}, got {name!r}")
+    return METHODS[stage][name]
 
 
-def options_of(name: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The options of a method: what was given, else its defaults.
+def settle_options(
+    name: str, options: dict[str, Option], given: dict[str, Any], of: str = "method"
+) -> dict[str, Any]:
+    """The options of a method (or a head): what was given, else its defaults.
 
     Raises:
-        ValueError: an option that the method does not have.
+        ValueError: an option that it does not have, or one out of its range.
     """
-    options = METHODS[name].options
-    for key in given:
+    for key, value in given.items():
         if key not in options:
-            have = ", ".join(f"--{key.replace('_', '-')}" for key in options) or "none"
-            flag = f"--{key.replace('_', '-')}"
-            raise ValueError(f"{flag}: the method {name} does not have it; its options: {have}")
+            have = ", ".join(map(option_name, options)) or "none of its own"
+            raise ValueError(f"{option_name(key)}: the {of} {name} does not have it; it has {have}")
+        if key in OWN and OWN[key].bounds:
+            check_number(key, value, **OWN[key].bounds)
     return {key: option.default for key, option in options.items()} | given
+
+
+def settle_head(
+    name: str, entry: Entry, head: str | None, given: dict[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    """The classifier of a method, and its options among those that were given.
+
+    Raises:
+        ValueError: a classifier that the method cannot have.
+    """
+    head = head or entry.heads[0]
+    if head not in entry.heads:
+        raise ValueError(f"--head {head}: the method {name} needs {' or '.join(entry.heads)}")
+    own = HEADS.get(head, {})
+    return head, settle_options(head, own, {k: v for k, v in given.items() if k in own}, "head")

@@ -6,8 +6,9 @@ Options that the user did not give are None until `resolve_stage1`, `resolve_sta
 
 from typing import Any
 
+from wbcli.config.methods import OWN, entry_of, settle_head, settle_options
 from wbcli.config.recipes import recipe_defaults
-from wbcli.config.settings import LOSSES, Config
+from wbcli.config.settings import LINEAR, LOSSES, SHARED, Config
 from wbcli.data import sources
 
 
@@ -22,7 +23,6 @@ def resolve_stage1(options: dict[str, Any]) -> Config:
     source = sources.find(options["dataset"])
     _check_fits_source(source, options)
     _check_one_constraint(options)
-    _settle_method(options)
     options = {
         "recipe": "paper",
         "imbalance_factor": source.imbalance_factor,
@@ -33,7 +33,9 @@ def resolve_stage1(options: dict[str, Any]) -> Config:
     factor = options["imbalance_factor"]
     if factor is not None and abs(factor) < 2**53 and factor == int(factor):  # 50.0 is 50
         options["imbalance_factor"] = int(factor)
-    return Config(**(recipe_defaults(options["recipe"], source.name, "stage1") | options))
+    defaults = recipe_defaults(options["recipe"], source.name, "stage1")
+    _settle_method(1, _method_of_stage1(options, defaults), options)
+    return Config(**(defaults | options))
 
 
 def resolve_stage2(parent: Config, parent_name: str, options: dict[str, Any]) -> Config:
@@ -47,6 +49,10 @@ def resolve_stage2(parent: Config, parent_name: str, options: dict[str, Any]) ->
         defaults["maxnorm"] = None
     if options.get("maxnorm") == "none":
         options["maxnorm"] = None
+    method = options.get("method", "wb")
+    _settle_method(2, method, options)
+    options["classifier"] = _classifier(method, options.get("classifier"))
+    options["heads"] = _followed_by(parent.heads, options["classifier"])
     return Config(**(_inherited(parent, parent_name) | defaults | options))
 
 
@@ -55,6 +61,7 @@ def stage2_options(settings: Config, given: dict[str, Any]) -> dict[str, Any]:
     keys = ("recipe", "loss", "beta", "wd", "lr", "momentum", "epochs", "batch_size", "project")
     keys += (
         "method",
+        "classifier",
         "sampling",
         "layers",
         "views",
@@ -78,6 +85,9 @@ def resolve_normalize(parent: Config, parent_name: str, options: dict[str, Any])
     """A run that is its parent but for the rows of the classifier."""
     options = _given(options)
     inherited = _inherited(parent, parent_name)
+    method = options.get("method", "tau")
+    _settle_method(0, method, options)
+    options["heads"] = _followed_by(parent.heads, method)
     kept = {key: getattr(parent, key) for key in ("checkpoint", "tta")}
     return Config(**(inherited | kept | {"stage": "normalize"} | options))
 
@@ -133,13 +143,47 @@ def _check_one_constraint(options: dict[str, Any]) -> None:
         raise ValueError(f"{flags} exclude each other: give one of them")
 
 
-def _settle_method(options: dict[str, Any]) -> None:
+def _settle_method(stage: int, method: str, options: dict[str, Any]) -> None:
+    """Put the method's own options where the settings have them, in place."""
+    entry = entry_of(stage, method)
+    own = {key: options.pop(key) for key in OWN if key in options and key not in SHARED}
+    if stage == 1:
+        head, chosen = settle_head(method, entry, options.pop("head", None), own)
+        options["heads"] = ((head, chosen),)
+        own = {k: value for k, value in own.items() if k in entry.options or k not in chosen}
+    chosen = settle_options(method, entry.options, own)
+    chosen = {key: value for key, value in chosen.items() if key not in SHARED}
+    options |= {"method": method, "method_options": chosen}
+
+
+def _method_of_stage1(options: dict[str, Any], recipe: dict[str, Any]) -> str:
     """Of a method that is a loss, --method and --loss say the same."""
     method, loss = options.get("method"), options.get("loss")
+    if method is None:
+        return loss or recipe["loss"]
     if method in LOSSES:
         if loss not in (None, method):
             raise ValueError(f"--loss {loss}: --method {method} is a loss itself, give one of them")
         options["loss"] = method
+    elif loss:
+        raise ValueError(f"--loss {loss}: the method {method} has a loss of its own")
+    else:
+        recipe["loss"] = None
+    return method
+
+
+def _classifier(method: str, given: str | None) -> str:
+    """What becomes of the run's classifier in stage 2."""
+    can = entry_of(2, method).heads
+    if given not in (None, *can):
+        raise ValueError(f"--classifier {given}: the method {method} needs {' or '.join(can)}")
+    return given or can[0]
+
+
+def _followed_by(heads: tuple, step: str) -> tuple:
+    """How the classifier came to be, with one step more; a linear one is kept as it is."""
+    plain = heads == LINEAR and step in ("kept", "tau")
+    return heads if plain else (*heads, (step, {}))
 
 
 def _check_fits_source(source: sources.Source, options: dict[str, Any]) -> None:

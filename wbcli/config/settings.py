@@ -13,7 +13,7 @@ from wbcli.config.checks import (
     option_name,
     shown,
 )
-from wbcli.config.methods import METHODS, of_stage
+from wbcli.config.methods import Entry, entry_of
 from wbcli.data import sources
 from wbcli.data.batches.augment import AUGMENTATIONS
 
@@ -27,7 +27,6 @@ RECIPES = ("paper", "released")
 SAMPLINGS = ("instance", "balanced", "sqrt", "progressive", "class-aware", "reversed")
 CHOICES: dict[str, tuple] = {  # where a setting can have these values only
     "stage": tuple(STAGES),
-    "method": tuple(METHODS),
     "recipe": RECIPES,
     "arch": ARCHS,
     "imbalance_type": ("exp", "step"),
@@ -45,6 +44,8 @@ CHOICES: dict[str, tuple] = {  # where a setting can have these values only
     "checkpoint": ("last", "best-on-test"),
     "selected_on": ("val", "test"),
 }
+SHARED = ("beta", "loss", "layers", "tau")  # options of methods that are settings of their own
+LINEAR = (("linear", {}),)
 SAVE_EVERY = 500  # steps between checkpoints within an epoch
 
 
@@ -72,6 +73,8 @@ class Config:
     deterministic: bool = False
     method: str | None = None  # None: the loss's name in stage 1, wb in stage 2, else tau
     method_options: dict = field(default_factory=dict, hash=False)  # the method's own
+    heads: tuple = field(default=LINEAR, hash=False)  # how the classifier came to be: see models
+    classifier: str | None = None  # in stage 2: the run's, kept, or a fresh one
     sampling: str = "instance"
     aug: str = "basic"
     loss: str | None = "ce"
@@ -125,11 +128,9 @@ class Config:
             raise ValueError("--graph and --compile exclude each other: give one of them")
         if self.limits is not None:
             check_limits(*self.limits)
-        if self.stage == "normalize" and self.tau is None:
+        if self.stage == "normalize" and self.tau is None and "tau" in self.entry().options:
             raise ValueError("--tau is missing: a normalize run divides by norms to its power")
-        if self.method not in (names := of_stage(STAGES[self.stage])):
-            words = ", ".join(names)
-            raise ValueError(f"--method of {self.stage} must be one of {words}, got {self.method}")
+        self.entry()
 
     def identity(self) -> dict[str, Any]:
         """The settings that make a run what it is; where the data lie is none of them."""
@@ -137,9 +138,13 @@ class Config:
 
     def options(self) -> dict[str, Any]:
         """What `methods.make` is told of the method."""
-        shared = {"beta": self.beta, "loss": self.loss, "layers": self.layers}
-        own = METHODS[self.method].options
-        return {key: shared[key] for key in shared if key in own} | self.method_options
+        own = self.entry().options
+        shared = {key: getattr(self, key) for key in SHARED if key in own}
+        return shared | self.method_options
+
+    def entry(self) -> Entry:
+        """What is known of the method by its name."""
+        return entry_of(STAGES[self.stage], self.method)
 
     def constraint(self) -> str | None:
         """`max_norm`, `unit_norm` or None."""
@@ -167,11 +172,12 @@ def from_dict(values: Any) -> Config:
         raise ValueError(f"config.json: expected an object of settings, got {shown(values)}")
     if "schedule" in values and "cosine_end" not in values:  # of 0.1.0
         values = values | {"cosine_end": values["schedule"]}
-    missing = [f.name for f in fields(Config) if f.default is MISSING and f.name not in values]
+    needed = [f.name for f in fields(Config) if f.default is f.default_factory is MISSING]
+    missing = [name for name in needed if name not in values]
     if missing:
         raise ValueError(f"config.json lacks {', '.join(missing)}: was it edited by hand?")
     found = {f.name: values[f.name] for f in fields(Config) if f.name in values}
-    found = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
+    found = {key: _tuples(value) for key, value in found.items()}
     if isinstance(found.get("limits"), dict):
         found["limits"] = _limits_given(found["limits"], found["dataset"])
     try:
@@ -182,6 +188,11 @@ def from_dict(values: Any) -> Config:
     if stage != "stage1" and found.get("parent") is None:
         raise ValueError(f"config.json: a {stage} run comes from another, parent is null")
     return Config(**found)
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as tuples, also within lists."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def resolved_limits(config: Config) -> dict[str, int]:

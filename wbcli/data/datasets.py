@@ -1,6 +1,6 @@
 """Data sets: load(name) gives images, labels, class counts, limits and names.
 
-Everything here is NumPy; `batches.py` and `loader.py` bring a split to a device.
+Everything here is NumPy; `data.batches` brings a split to a device.
 
 Legend: N images, C channels, H height, W width, K classes.
 """

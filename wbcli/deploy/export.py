@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from wbcli import __version__
-from wbcli.data import datasets, loader
+from wbcli.data import datasets
 from wbcli.data.batches.batch import Normalise
+from wbcli.data.batches.disk import IN_ORDER, Decoder
 from wbcli.data.pictures.decoding import Pictures
 from wbcli.deploy.predict import Model
 from wbcli.evaluate.metrics import logits_of
@@ -100,6 +101,7 @@ def metadata(model: Model, run_name: str) -> dict[str, Any]:
         "run": run_name,
         "arch": model.config.arch,
         "bottleneck": model.config.bottleneck,
+        "heads": model.config.heads,
         "class_names": model.class_names,
         "input": f"uint8 [B, {channels}, {height}, {width}], {'RGB' if channels == 3 else 'grey'}",
         "image": [channels, height, width],
@@ -118,8 +120,8 @@ def real_images(dataset: datasets.Dataset) -> Tensor:
     split = dataset.test
     index = np.linspace(0, len(split.labels) - 1, IMAGES).astype(int)
     if isinstance(split.images, Pictures):
-        decoder = loader.Decoder(split, dataset.image_size)
-        images = [decoder(0, loader.IN_ORDER, i).transpose(2, 0, 1) for i in index.tolist()]
+        decoder = Decoder(split, dataset.image_size)
+        images = [decoder(0, IN_ORDER, i).transpose(2, 0, 1) for i in index.tolist()]
         return torch.from_numpy(np.stack(images))
     return torch.from_numpy(split.images[index])
 
@@ -196,7 +198,11 @@ def _read_safetensors(path: Path) -> tuple[str, Logits]:
         about = json.loads(file.metadata()[KEY])
         weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     network = networks.build(
-        about["arch"], len(about["class_names"]), about["image"][0], bottleneck=about["bottleneck"]
+        about["arch"],
+        len(about["class_names"]),
+        about["image"][0],
+        bottleneck=about["bottleneck"],
+        heads=about["heads"],
     )
     network.load_state_dict(weights)
     rebuilt = Exported(network, about["mean"], about["std"], about["tta"]).eval()

@@ -6,9 +6,53 @@ Legend: B batch, b images of a part of it, K classes.
 from torch import Tensor
 
 from wbcli.data.batches.batch import Batch
+from wbcli.methods.about import About, Figure
 from wbcli.methods.losses import statistic_of, terms_of
 from wbcli.methods.method import Method
 from wbcli.models.networks import Network
+
+_CUI = "Cui et al., CVPR 2019"
+_OWN = "cifar100lt", 100, "resnet34"  # the released code's network
+ABOUT = {
+    "ce": About(
+        "Cross-entropy: −log p_y",
+        "the baseline of every paper",
+        "1",
+        (Figure(*_OWN, 320, 38.38), Figure("cifar100lt", 100, "resnet32", 200, 38.32)),
+        ("38.38 is the paper's naive training; with its tuned weight decay it has 46.08.",),
+    ),
+    "cb": About(
+        "Class-balanced cross-entropy: −v_y·log p_y, v_k ∝ (1−β)/(1−β^n_k) with a mean of 1",
+        _CUI,
+        "1",
+        notes=(
+            "The mean divides by the number of images, as in its authors' code; other code "
+            "divides by Σ v_y.",
+        ),
+    ),
+    "cb-bce": About(
+        "Class-balanced binary cross-entropy of softmax: v_y/K·(−log p_y − Σ_{j≠y} log(1−p_j))",
+        "the released code of the weight-balancing paper",
+        "1",
+        notes=(
+            "It is what the released code calls CB; its gradient is about K/(1 + p_y) times "
+            "smaller, so that weight decay weighs more.",
+        ),
+    ),
+    "focal": About(
+        "Focal loss: −(1 − p_y)²·log p_y",
+        "Lin et al., ICCV 2017",
+        "1",
+        (Figure("cifar100lt", 100, "resnet32", 200, 38.41),),
+    ),
+    "cb-focal": About(
+        "Class-balanced focal loss: −v_y·(1 − p_y)²·log p_y",
+        _CUI,
+        "1",
+        (Figure("cifar100lt", 100, "resnet32", 200, 39.60),),
+        ("39.60 is of the sigmoid form with the best β and γ; here p is a softmax.",),
+    ),
+}
 
 
 class Plain(Method):

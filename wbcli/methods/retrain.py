@@ -3,10 +3,25 @@
 Legend: K classes.
 """
 
+from wbcli.methods.about import About, Figure
 from wbcli.methods.method import Group
 from wbcli.methods.plain import Plain
 from wbcli.models.layers import freeze_all_but, last_layers
 from wbcli.models.networks import Network
+
+ABOUT = {
+    "wb": About(
+        "Weight balancing: the classifier trained on with a class-balanced loss, weight decay and "
+        "‖w_k‖ ≤ δ",
+        "Alshammari et al., CVPR 2022",
+        "10 epochs of the classifier, on cached features",
+        (Figure("cifar100lt", 100, "resnet34", 10, 53.35),),
+        (
+            "On a classifier without row lengths, such as a cosine, it starts from the linear "
+            "layer that equals it.",
+        ),
+    )
+}
 
 
 class WeightBalancing(Plain):

@@ -1,10 +1,9 @@
-"""Networks: a backbone to features [B, D], and a linear classifier on top, logits [B, K]."""
+"""Networks: a backbone to features [B, D], and a classifier on top, logits [B, K]."""
 
-import torch
 from torch import Tensor, nn
 
-from wbcli.balance.ops import row_norms
 from wbcli.data import sources
+from wbcli.models.assembled import assembled
 from wbcli.models.backbones import (
     DEPTH_AND_WIDTH,
     TORCHVISION,
@@ -14,35 +13,25 @@ from wbcli.models.backbones import (
 )
 
 
-class Classifier(nn.Linear):
-    """features [B, D] → logits [B, K], in the dtype of its weights also within autocast.
+class Network(nn.Module):
+    """images [B, C, H, W] → backbone → features [B, D] → classifier → logits [B, K].
 
-    bf16 keeps 8 bits of a logit, so that the two largest of an image may tie; and a tie goes to
-    the class of lower index, which is the more frequent one.
+    Args:
+        num_features, num_classes: D and K.
+        heads: how the classifier came to be (`assembled`); a linear one by default.
     """
 
-    def forward(self, features: Tensor) -> Tensor:
-        device_type = features.device.type
-        if not torch.is_autocast_enabled(device_type):
-            return super().forward(features)
-        with torch.autocast(device_type, enabled=False):
-            return super().forward(features.to(self.weight.dtype))
-
-    @property
-    def num_classes(self) -> int:
-        return self.out_features
-
-    def row_norms(self) -> Tensor | None:
-        return row_norms(self.weight.detach())
-
-
-class Network(nn.Module):
-    """images [B, C, H, W] → backbone → features [B, D] → classifier → logits [B, K]."""
-
-    def __init__(self, backbone: nn.Module, num_features: int, num_classes: int):
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_features: int,
+        num_classes: int,
+        *,
+        heads: tuple = (("linear", {}),),
+    ):
         super().__init__()
-        self.backbone = backbone
-        self.classifier = Classifier(num_features, num_classes)
+        self.backbone, self.num_features = backbone, num_features
+        self.classifier = assembled(heads, num_features, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classifier(self.backbone(images))
@@ -55,6 +44,7 @@ def build(
     *,
     bottleneck: int | None = None,
     init: str = "he",
+    heads: tuple = (("linear", {}),),
 ) -> Network:
     """A freshly initialised network; its weights come from torch's global generator.
 
@@ -67,6 +57,7 @@ def build(
             paper's figure 7).
         init: of `resnet34`'s first convolution: `he`, or `conv-default` (nn.Conv2d's
             own, as in the released code).
+        heads: see `Network`.
 
     Raises:
         ValueError: unknown arch.
@@ -84,7 +75,7 @@ def build(
     if bottleneck:
         backbone = nn.Sequential(backbone, nn.Linear(num_features, bottleneck))
         num_features = bottleneck
-    return Network(backbone, num_features, num_classes)
+    return Network(backbone, num_features, num_classes, heads=heads)
 
 
 def for_run(config, num_classes: int) -> Network:
@@ -95,4 +86,5 @@ def for_run(config, num_classes: int) -> Network:
         sources.find(config.dataset).image[0],
         bottleneck=config.bottleneck,
         init=config.init,
+        heads=config.heads,
     )

@@ -191,7 +191,14 @@ def _of_results(models: list[figures.Model]) -> list[Drawing]:
         figures.marginal_likelihood,
         figures.reliability,
     )
-    drawings = [Drawing(f.__name__, *WORDS[f.__name__], f(models)) for f in together]
+    drawings = []
+    for function in together:
+        shown = models
+        if function is figures.row_norms:  # some classifiers have none
+            shown = [m for m in models if m["per_class"][0]["row_norm"] is not None]
+        if shown:
+            words = WORDS[function.__name__]
+            drawings.append(Drawing(function.__name__, *words, function(shown)))
     title, caption = WORDS["confusion"]
     if len(models[0]["confusion"]["names"]) < models[0]["num_classes"]:
         caption += " Groups of classes are named by their numbers of training images."
@@ -213,15 +220,18 @@ def _of_epochs(trained: list[Run], models: list[figures.Model]) -> list[Drawing]
     ]
     if not rows:
         return []
+    curves = Drawing("learning_curves", *WORDS["learning_curves"], figures.learning_curves(rows))
     norms = [(name, [row["row_norms"] for row in epochs]) for name, epochs in rows]
-    return [
-        Drawing("learning_curves", *WORDS["learning_curves"], figures.learning_curves(rows)),
-        Drawing("norm_heat_maps", *WORDS["norm_heat_maps"], figures.norm_heat_maps(norms, counts)),
-    ]
+    norms = [(name, epochs) for name, epochs in norms if None not in epochs]
+    if not norms:
+        return [curves]
+    heat = figures.norm_heat_maps(norms, counts)
+    return [curves, Drawing("norm_heat_maps", *WORDS["norm_heat_maps"], heat)]
 
 
 def _can_be_drawn(row: dict, num_classes: int) -> bool:
-    return isinstance(row.get("train_loss"), float) and len(row["row_norms"]) == num_classes
+    norms = row["row_norms"]
+    return isinstance(row.get("train_loss"), float) and (norms is None or len(norms) == num_classes)
 
 
 def _of_decays(stage1_runs: list[Run]) -> list[Drawing]:

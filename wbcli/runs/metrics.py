@@ -51,9 +51,15 @@ def _is_epoch(row: Any) -> bool:
         and is_number(row.get("seconds"))
         and "accuracy" in row
         and all(_are_accuracies(row.get(key)) for key in ("accuracy", "val_accuracy"))
-        and isinstance(row.get("row_norms"), list)
-        and all(isinstance(norm, float) or is_number(norm) for norm in row["row_norms"])
+        and _are_norms(row.get("row_norms", ""))
     )
+
+
+def _are_norms(value: Any) -> bool:
+    """Numbers, or None of a classifier whose rows' lengths mean nothing."""
+    if not isinstance(value, list):
+        return value is None
+    return all(isinstance(norm, float) or is_number(norm) for norm in value)
 
 
 def _are_accuracies(value: Any) -> bool:

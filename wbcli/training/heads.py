@@ -21,21 +21,23 @@ from wbcli.balance.optim import SGD
 from wbcli.balance.radius import radius_of
 from wbcli.config.settings import Config
 from wbcli.methods.losses import statistic_of, terms_of
+from wbcli.models.linear import linear_form
 from wbcli.training.features import Features, can_cache
 
 OWN = ("wd", "lr", "maxnorm", "radius", "beta", "loss")  # settings that differ among heads
 
 
 class Heads:
-    """M classifiers: `weight` [K·M, D] and `bias` [K·M], class by class."""
+    """M classifiers on a map of the features, class by class: `weight` [K·M, D], `bias` [K·M]."""
 
-    def __init__(self, start: nn.Linear, count: int):
+    def __init__(self, start: nn.Linear, count: int, feature_map: nn.Module):
+        self.feature_map = feature_map
         self.num_classes, self.count = start.out_features, count
         self.weight = nn.Parameter(start.weight.detach().repeat_interleave(count, 0))
         self.bias = nn.Parameter(start.bias.detach().repeat_interleave(count))
 
     def logits(self, features: Tensor) -> Tensor:
-        """[B, D] → [B, K, M]."""
+        """Mapped features [B, D] → [B, K, M]."""
         return F.linear(features, self.weight, self.bias).view(-1, self.num_classes, self.count)
 
     def head(self, index: int) -> tuple[Tensor, Tensor]:
@@ -47,7 +49,7 @@ class Heads:
 
 
 def train_heads(
-    start: nn.Linear, features: Features, configs: list[Config], class_counts: list[int]
+    start: nn.Module, features: Features, configs: list[Config], class_counts: list[int]
 ) -> Heads:
     """Train a head for each Config, all from `start`, on the same batches.
 
@@ -56,7 +58,8 @@ def train_heads(
     within 1e-3 (it amplifies rounding where p is near 1).
 
     Args:
-        start: the classifier of stage 1, on the device of the features.
+        start: the classifier of stage 1, on the device of the features; the heads are on the
+            linear layer that equals it.
         configs: stage-2 settings that differ in `OWN` only.
         class_counts: n_k, for the class-balanced losses.
 
@@ -64,14 +67,15 @@ def train_heads(
         ValueError: settings that cannot share a batch.
     """
     shared = _check_shared(configs)
-    device, num_classes = start.weight.device, start.out_features
-    heads = Heads(start, len(configs))
+    feature_map, layer = linear_form(start)
+    device, num_classes = layer.weight.device, layer.out_features
+    heads = Heads(layer, len(configs), feature_map)
 
     def per_row(values: list[float]) -> Tensor:
         return torch.tensor(values, device=device).repeat(num_classes)
 
     rows = {"params": [heads.weight], "unit_norm": shared.unit_norm}
-    radii = [radius_of(config.maxnorm, config.radius, start.weight) for config in configs]
+    radii = [radius_of(config.maxnorm, config.radius, layer.weight) for config in configs]
     if any(radius is not None for radius in radii):
         rows["max_norm"] = per_row([torch.inf if r is None else r for r in radii])
     optimizer = SGD(
@@ -88,13 +92,13 @@ def train_heads(
         drawn = (shared.sampling,), (shared.aug,)
         progress = epoch / shared.epochs
         for batch in features.steps(shared.seed, epoch, *drawn, progress=progress):
-            _gradients(heads, batch.images, batch.labels, losses)
+            _gradients(heads, feature_map(batch.images), batch.labels, losses)
             optimizer.step()
     return heads
 
 
 def evaluate_candidates(
-    start: nn.Linear,
+    start: nn.Module,
     train: Features,
     chosen_on: Features,
     base: Config,
@@ -108,23 +112,28 @@ def evaluate_candidates(
     configs = [replace(base, **settings) for settings in candidates]
     by_loss = sorted(range(len(configs)), key=lambda i: configs[i].loss)
     heads = train_heads(start, train, [configs[i] for i in by_loss], class_counts)
-    found = dict(zip(by_loss, _accuracies(heads.logits, heads.count, chosen_on), strict=True))
+
+    def logits(features: Tensor) -> Tensor:
+        return heads.logits(heads.feature_map(features))
+
+    found = dict(zip(by_loss, _accuracies(logits, heads.count, chosen_on), strict=True))
     return [found[i] if heads.is_finite(by_loss.index(i)) else 0.0 for i in range(len(configs))]
 
 
 @torch.no_grad()
-def evaluate_taus(classifier: nn.Linear, chosen_on: Features, taus: list[float]) -> list[float]:
+def evaluate_taus(classifier: nn.Module, chosen_on: Features, taus: list[float]) -> list[float]:
     """Accuracy of τ-normalised classifiers: logits(τ) = x·w_k/‖w_k‖^τ + b_k.
 
     The products x·w_k are computed once for all τ.
     """
-    weight, bias = classifier.weight.detach(), classifier.bias.detach()
+    feature_map, layer = linear_form(classifier)
+    weight, bias = layer.weight.detach(), layer.bias.detach()
     norms = row_norms(weight)
     exponents = torch.tensor(taus, device=norms.device)
     factors = torch.where(norms > 0, norms, 1.0)[:, None] ** -exponents  # [K, T]
 
     def logits(x: Tensor) -> Tensor:
-        return (x @ weight.T)[:, :, None] * factors + bias[:, None]
+        return (feature_map(x) @ weight.T)[:, :, None] * factors + bias[:, None]
 
     return _accuracies(logits, len(taus), chosen_on)
 

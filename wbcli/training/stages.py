@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from wbcli.balance.ops import tau_norm_
 from wbcli.config.settings import SAVE_EVERY, Config
 from wbcli.data import datasets
 from wbcli.data.batches.splits import batches_of
 from wbcli.device import prepare
 from wbcli.evaluate import measured
+from wbcli.methods.adjustments import adjust
 from wbcli.methods.make import for_run
 from wbcli.methods.method import Method
 from wbcli.models import init, networks
@@ -85,7 +85,7 @@ def normalize(
     """Write a run whose classifier rows are its parent's over ‖w_k‖^τ; returns its metrics."""
     started = time.perf_counter()
     network = starting_network(config, parent, dataset, device)
-    tau_norm_(network.classifier.weight, config.tau)
+    network.classifier = adjust(config.method, network, dataset.class_counts, **config.options())
     run.write_record(config, circumstances(dataset, device), dataset.chosen)
     splits = epochs.splits_to_measure(dataset, device)
     row = {"epoch": 1} | epochs.norms(config, network, [], [], [])
