@@ -83,7 +83,7 @@ def test_the_files_of_a_run():
     run, weights = train("run", stage1(val_per_class=2))
     state = torch.load(run.path / "checkpoint.pt", weights_only=True)
     assert state["epoch"] == 2
-    assert equal(weights, state["model"])
+    assert equal({f"network.{key}": value for key, value in weights.items()}, state["model"])
     best = torch.load(run.path / "best.pt", weights_only=True)
     assert best["accuracy"] == max(row["val_accuracy"]["all"] for row in run.metrics())
     record = run.record()
@@ -149,6 +149,37 @@ def test_without_momentum_a_run_is_saved_and_continued(options):
     assert equal(weights, train("stopped", settings)[1])
     child = stage2(whole, momentum=0.0)
     assert train("child", child)[0].finished
+
+
+@pytest.mark.parametrize("stop", STOPS)
+def test_a_checkpoint_of_0_1_0_goes_on_as_if_it_had_not_been_stopped(stop):
+    """It held the network alone, knew of no pass before an epoch, and of fewer settings."""
+    settings = stage1(epochs=3, cosine_end="to-zero", radius=0.3)
+    whole, weights = train("whole", settings)
+    name, number, position = STOPS[stop]
+    seen = []
+
+    def interrupt(progress):
+        seen.append(progress)
+        if len(seen) == number:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train("stopped", settings, stages.Listener(**{name: interrupt}))
+    run = Run(Path("runs") / "stopped")
+    state = run.load_state("checkpoint.pt")
+    assert (state["epoch"], state["step"]) == position
+    state["model"] = {k.removeprefix("network."): v for k, v in state["model"].items()}
+    del state["begun"]
+    for group in state["optimizer"]["param_groups"]:
+        del group["rate"]
+    was = state["settings"]
+    for younger in ("method", "method_options", "sampling", "aug"):
+        del was[younger]
+    was["schedule"] = was.pop("cosine_end")
+    run.save_state("checkpoint.pt", state)
+    assert equal(weights, train("stopped", settings)[1])
+    assert timeless(run) == timeless(whole)
 
 
 CHANGED = [  # what a checkpoint may hold in the place of what was saved

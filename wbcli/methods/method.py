@@ -42,7 +42,7 @@ class Method(nn.Module):
 
     views: tuple[str, ...] = ("basic",)  # an augmentation for each view of an image
     whole_batch = False  # the loss compares images of a batch, which cannot come in parts
-    graphable = True  # a step can be captured as a CUDA graph
+    graphable = True  # a step can be captured as a CUDA graph: it draws nothing from a key
     on_features = False  # batches hold features: the classifier alone is run
     hits: Tensor  # int64 scalar: images of this epoch that were classified correctly
 
@@ -63,7 +63,8 @@ class Method(nn.Module):
         """Once, before the first step of an epoch, never on a resume within it.
 
         It may pass over `data.train.evaluate()`, the un-augmented training images, and over
-        `data.val` where there are validation images; what it finds lives in buffers.
+        `data.val` where there are validation images; what it finds lives in buffers. All modules
+        are in evaluation mode; of the rest, gradients too, it takes care itself.
         """
 
     def start_epoch(self, epoch: int) -> None:

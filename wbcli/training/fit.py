@@ -107,6 +107,7 @@ def fit(
     while position.epoch < config.epochs:
         epoch, lr = position.epoch, config.lr_at(position.epoch)
         if not position.begun:
+            method.eval()  # whether it was measured before, or has just been made
             method.before_epoch(epoch, data)
             position.begun = True
         step.start_epoch(epoch, lr)
@@ -191,7 +192,8 @@ class _Step:
         lrs = self.lrs or [lr * rate for rate in self.rates]
         for group, value in zip(self.optimizer.param_groups, lrs, strict=True):
             group["lr"] = value
-        set_training_mode(self.method, self.config.frozen_batch_norm)
+        self.method.train()
+        set_training_mode(self.method.network, self.config.frozen_batch_norm)
         self.method.start_epoch(epoch)
 
     def __call__(self, batch: Batch) -> None:

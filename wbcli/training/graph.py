@@ -21,6 +21,15 @@ Step = Callable[[Batch], None]
 Drawn = tuple[tuple[str, ...], tuple[str, ...]]  # streams, views
 
 
+class Undrawn:
+    """The key of a batch within a graph: what is drawn from it would be drawn once for ever."""
+
+    def _refuse(self, *_) -> None:
+        raise RuntimeError("its method draws from the key of a batch")
+
+    __iter__ = __len__ = __getitem__ = __hash__ = _refuse
+
+
 def record(run: Callable[[], None], state: list[Tensor]) -> Callable[[], None]:
     """Capture `run` on the current GPU; returns its replay.
 
@@ -84,5 +93,5 @@ class GraphedEpochs:
 
     def _run(self, size: int) -> None:
         places = self.position + torch.arange(size, device=self.position.device)
-        self.step(self.batches.take(self.draws[:, places], self.num_views))
+        self.step(self.batches.take(self.draws[:, places], self.num_views, Undrawn()))
         self.position += size
