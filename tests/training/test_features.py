@@ -129,6 +129,37 @@ def test_epochs_take_turns_with_the_views_and_keep_their_own_order(digits, views
     assert torch.equal(torch.cat([labels for _, labels in found]), images.labels[order])
 
 
+@pytest.mark.parametrize("streams", [("balanced",), ("instance", "reversed")])
+def test_one_view_of_an_image_serves_whenever_it_comes_in_either_stream(digits, streams):
+    """The order is that of training through the network; the features those of its image."""
+    images = batches_of(digits, 16)
+    once = {}
+    for batch in images.steps(3, 1):
+        once |= dict(zip(batch.index.tolist(), batch.images.flatten(1), strict=True))
+    cached = Features(Pixels(), batches_of(digits, 500), 16, HERE)
+    pairs = zip(cached.steps(3, 1, streams), images.steps(3, 1, streams), strict=True)
+    for step, (found, expected) in enumerate(pairs):
+        assert found.key == expected.key == (3, 1, step)
+        assert torch.equal(found.index, expected.index)
+        assert torch.equal(found.images, torch.stack([once[i] for i in found.index.tolist()]))
+        if len(streams) == 2:
+            assert torch.equal(found.other_labels, expected.other_labels)
+            assert found.other_images.shape == found.images.shape
+
+
+def test_without_a_cache_views_show_the_same_pixels_under_any_sampling(digits):
+    cached = Features(Pixels(), batches_of(digits, 500), 16, HERE, views=2)
+    uncached = features.Views(batches_of(digits, 16), 2)
+    for epoch in (0, 1, 2):
+        pairs = zip(
+            cached.steps(3, epoch, ("balanced",)),
+            uncached.steps(3, epoch, ("balanced",)),
+            strict=True,
+        )
+        for found, expected in pairs:
+            assert torch.equal(found.images, expected.images.flatten(1))
+
+
 def test_a_last_image_on_its_own_joins_the_batch_before_it(digits):
     """287 images in batches of 22: 13 of them, and the last takes the 287th."""
     cached = Features(Pixels(), batches_of(digits, 500), 22, HERE)

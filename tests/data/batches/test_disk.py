@@ -115,6 +115,81 @@ def test_a_view_has_its_crops_in_the_order_of_the_epoch():
         np.testing.assert_allclose(image, normalised(decoder.decode(2, 1, i)), atol=1e-5)
 
 
+def views_of(batches, *drawn, **how) -> tuple[list, torch.Tensor]:
+    """The views of both streams over an epoch, and which pictures those of the first are."""
+    parts = list(batches.steps(*drawn, **how))
+    views = zip(*([*batch.images, *batch.other_images] for batch in parts), strict=True)
+    return [torch.cat(view) for view in views], torch.cat([batch.index for batch in parts])
+
+
+TWO = ("instance", "reversed"), ("basic", "basic")
+
+
+def test_the_first_view_of_the_first_stream_is_what_it_is_alone():
+    batches = batches_over(split_of(10))
+    alone = torch.cat([batch.images for batch in batches.steps(2, 1)])
+    for streams, views in [TWO, (("instance", "balanced"), ("basic", "none"))]:
+        found, index = views_of(batches, 2, 1, streams, views)
+        assert torch.equal(found[0], alone)
+        assert index.tolist() == batches.order(2, 1).tolist()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_view_is_a_function_of_seed_epoch_picture_and_its_number(workers, monkeypatch):
+    """Whatever the size of the batches, and wherever an epoch begins; no two are the same."""
+    monkeypatch.setattr(decoding, "workers", workers)
+    split = split_of(10)
+    views, index = views_of(batches_over(split), 2, 1, *TWO)
+    assert all(
+        len({x.numpy().tobytes() for x in pair}) == 2 for pair in zip(*views[:2], strict=True)
+    )
+    for found in (
+        views_of(batches_over(split, batch_size=3), 2, 1, *TWO)[0],
+        views_of(batches_over(split), 2, 1, *TWO)[0],
+    ):
+        assert all(torch.equal(a, b) for a, b in zip(found, views, strict=True))
+    left, _ = views_of(batches_over(split), 2, 1, *TWO, first=2)
+    assert all(torch.equal(a, b[8:]) for a, b in zip(left, views, strict=True))
+    for key in [(3, 1), (2, 0)]:
+        other, order = views_of(batches_over(split), *key, *TWO)
+        for view in (0, 1):  # picture by picture
+            pairs = zip(other[view][order.argsort()], views[view][index.argsort()], strict=True)
+            assert not any(torch.equal(one, two) for one, two in pairs)
+
+
+def test_each_augmentation_leaves_out_what_it_says_on_disk():
+    """`none` is the centre, which evaluation sees; `flip` that or its mirror image."""
+    batches = batches_over(split_of(10))
+    plain = torch.cat([images for images, _ in batches.evaluate()])
+    (none, flip, crop, *_), index = views_of(
+        batches, 0, 0, ("instance", "instance"), ("none", "flip", "crop")
+    )
+    plain = plain[index]
+    assert torch.equal(none, plain)
+    straight = (flip == plain).flatten(1).all(1)
+    assert (straight | (flip == plain.flip(3)).flatten(1).all(1)).all()
+    assert straight.any() and not straight.all()
+    assert not any(torch.equal(a, b) for a, b in zip(crop, plain, strict=True))
+
+
+def test_a_picture_that_comes_again_has_another_crop_each_time():
+    """But for the crops of one epoch, which cached features show."""
+    split = split_of(9)
+    split = Split(split.images, np.array([0] * 8 + [1]))
+    batches = batches_over(split)
+    (batch, *more) = batches.steps(0, 0, ("balanced",))
+    images = torch.cat([b.images for b in (batch, *more)])
+    index = torch.cat([b.index for b in (batch, *more)])
+    own = images[index == 8]
+    assert len(own) > 2
+    assert len({image.numpy().tobytes() for image in own}) == len(own)
+    again = list(batches.steps(0, 0, ("balanced",), view_epoch=0))
+    images = torch.cat([b.images for b in again])
+    expected = normalised(Decoder(split, SIZE).decode(0, 0, 8))
+    for image in images[index == 8]:
+        np.testing.assert_allclose(image, expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize(
     ("lines", "where"), [(False, "007.jpg"), (True, "train.txt, line 8: 007.jpg")]

@@ -66,8 +66,7 @@ class PictureBatches:
             epoch_order(name, self.split_labels, seed, epoch, progress, stream)
             for stream, name in enumerate(streams)
         ]
-        tickets = [self._tickets(order, s, len(orders), views) for s, order in enumerate(orders)]
-        tickets = np.concatenate(tickets)  # [streams · V, N]
+        tickets = self._tickets(orders, views, anew=view_epoch is None)  # [streams · V, N]
         places = list(enumerate(bounds(self.size, self.batch_size)))[first:]
         parts = [tickets[:, start:stop].ravel() for _, (start, stop) in places]
         decoded = self._normalised(parts, seed, epoch if view_epoch is None else view_epoch)
@@ -83,15 +82,19 @@ class PictureBatches:
             yield batch
 
     def _tickets(
-        self, order: np.ndarray, stream: int, num_streams: int, views: tuple[str, ...]
+        self, orders: list[np.ndarray], views: tuple[str, ...], *, anew: bool
     ) -> np.ndarray:
-        """What the decoder is told of each picture, int64 [V, N]: see `Decoder.decode`."""
-        again = occurrences(order)
+        """What the decoder is told of each picture, int64 [streams · V, N]: see `Decoder.decode`.
+
+        anew: a picture has another crop each time it comes.
+        """
         rows = []
-        for view, name in enumerate(views):
-            number = (again * len(views) + view) * num_streams + stream
-            which = number * len(AUGMENTATIONS) + list(AUGMENTATIONS).index(name)
-            rows.append(which * self.size + order)
+        for stream, order in enumerate(orders):
+            again = occurrences(order) * anew
+            for view, name in enumerate(views):
+                number = (again * len(views) + view) * len(orders) + stream
+                which = number * len(AUGMENTATIONS) + list(AUGMENTATIONS).index(name)
+                rows.append(which * self.size + order)
         return np.stack(rows)
 
     def evaluate(self) -> Iterator[tuple[Tensor, Tensor]]:

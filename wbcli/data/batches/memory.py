@@ -65,10 +65,11 @@ class Batches:
             views: an augmentation for each view of an image.
             first: batches that are left out at the start.
             progress: the share of the epochs that is over, for the sampling orders.
-            view_epoch: the epoch whose crops and flips these are; None: `epoch`.
+            view_epoch: the epoch whose crops and flips these are, the same whenever an image
+                comes; None: `epoch`, and others each time.
         """
         draws = self.draw(seed, epoch, streams, views, progress)
-        if view_epoch not in (None, epoch):
+        if view_epoch is not None:
             draws = self._redrawn(draws, seed, view_epoch, streams, views)
         draws = draws.to(self.labels.device)
         places = bounds(self.size, self.batch_size)
