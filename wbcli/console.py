@@ -102,7 +102,7 @@ class Progress:
     def on_epoch(self, row: dict[str, Any]) -> None:
         if self.bar:
             text = f"epoch {row['epoch']}/{self.epochs}  loss {row['train_loss']:.4f}  "
-            text += f"{_validation(row)}test {format_cell((row['accuracy'] or {}).get('all'))}"
+            text += "  ".join(_measured(row, format_cell((row["accuracy"] or {}).get("all"))))
             self.bar.update(self.task, description=text)
         elif self.lines:
             say(f"{_describe(row, self.epochs)}  {row['images_per_second']:.0f} images/s")
@@ -125,16 +125,18 @@ def _describe(row: dict[str, Any], epochs: int) -> str:
     clipped = row["clipped_fraction"]
     return (
         f"epoch {row['epoch']}/{epochs}  lr {row['lr']:.5f}  loss {row['train_loss']:.4f}  "
-        f"train {row['train_accuracy']:.1f}  "
-        f"{_validation(row)}test {accuracy}"
+        f"train {row['train_accuracy']:.1f}  {'  '.join(_measured(row, accuracy))}"
         + ("" if clipped is None else f"  clipped {100 * clipped:.0f}%")
     )
 
 
-def _validation(row: dict[str, Any]) -> str:
-    """What the best epoch is chosen by, where there are validation images."""
+def _measured(row: dict[str, Any], accuracy: str) -> list[str]:
+    """Validation, by which the best epoch is chosen, where there are such images; and test, but
+    not where they are all that there is to measure.
+    """
     found = row.get("val_accuracy")
-    return f"val {format_cell(found['all'])}  " if found else ""
+    parts = [f"val {format_cell(found['all'])}"] if found else []
+    return parts + [f"test {accuracy}"] * bool(row["accuracy"] or not found)
 
 
 def _bar(total: int, title: str = "first epoch", unit: str = "images/s"):

@@ -78,14 +78,14 @@ def show_command(name, as_json, data_dir, runs_dir, device, seed, precision, **o
         "dataset": settings.dataset,
         "num_classes": dataset.num_classes,
         "num_train": len(dataset.train.labels),
-        "num_test": len(dataset.test.labels),
+        "num_test": len(dataset.test.labels) if dataset.test else 0,
         "class_counts": dataset.class_counts,
         "limits": dataset.limits,
     }
     if as_json:
         console.print_json(shown)
         return
-    tests = dataset.test_counts()
+    tests = dataset.test_counts() or [0] * dataset.num_classes
     group = {k: g for g, mask in dataset.groups().items() for k in mask.nonzero()[0]}
     console.print_table(
         ["class", "name", "split", "training images", "test images"],

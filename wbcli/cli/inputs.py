@@ -92,10 +92,12 @@ def without_broken(settings: Config) -> Config:
     settings = replace(settings, left_out=tuple(files) or None)
     if files:
         dataset = take(settings, content)
+        split = dataset.measured
         console.say(
             f"left out: {counted(len(files), 'file')}; training counts now "
             f"{shortened(dataset.original_counts)} (were {shortened(found.class_counts)}), "
-            f"{counted(len(dataset.test.labels), 'test image')} (were {found.images['test']})"
+            f"{counted(len(dataset.split(split).labels), f'{split} image')} "
+            f"(were {found.images[split]})"
         )
     return settings
 

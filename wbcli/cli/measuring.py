@@ -12,6 +12,7 @@ from wbcli.cli.inputs import CHOSEN_ON_TEST, find_runs, reference_to, wrong_usag
 from wbcli.cli.options import everywhere, json_option
 from wbcli.cli.parameters import Command
 from wbcli.runs.find import all_runs
+from wbcli.runs.metrics import measured
 from wbcli.runs.run import Run
 from wbcli.words import are, counted, has
 
@@ -24,9 +25,7 @@ METRICS = ("top5", "macro_f1", "nll", "ece")
 @click.option(
     "--split",
     type=click.Choice(["test", "val", "train"]),
-    default="test",
-    show_default=True,
-    help="Images that are measured.",
+    help="Images that are measured.  [default: test, or val where there is no test set]",
 )
 @click.option(
     "--checkpoint",
@@ -144,7 +143,7 @@ def _print_csv(results: list[dict]) -> None:
 def runs_command(as_json, runs_dir, **unused):
     """List what has been trained.
 
-    With the numbers of the last epoch on the test set.
+    With the numbers of the last epoch on the test set, or on validation images where there is none.
 
     \b
     Example:
@@ -158,15 +157,17 @@ def runs_command(as_json, runs_dir, **unused):
         console.say(f"no runs in {runs_dir}: train one with wbcli stage1 digitslt")
         return
     columns = ["run", "from", "network", "recipe", "settings", "epochs", *ACCURACIES, "created"]
+    on_val = [r["run"] for r in rows if r.get("val_accuracy")]
     console.print_table(
         columns,
         [
             [r["run"], r["parent"], r["arch"], r["recipe"], _settings(r)]
             + [f"{r['epochs_done']}/{r['epochs']}"]
-            + [(r["accuracy"] or {}).get(key) for key in ACCURACIES]
+            + [(r["accuracy"] or r.get("val_accuracy") or {}).get(key) for key in ACCURACIES]
             + [time.strftime("%Y-%m-%d %H:%M", time.localtime(r["created"]))]
             for r in rows
         ],
+        f"on validation images, since there is no test set: {', '.join(on_val)}" if on_val else "",
     )
 
 
@@ -197,11 +198,14 @@ def _summary(run: Run) -> dict:
         "epochs",
         "created",
     )
+    found = (measured(row) for row in reversed(rows))
+    split, accuracy = next((pair for pair in found if pair[1]), ("test", None))
     return (
         {"run": run.name, "path": str(run.path), "finished": run.finished}
         | {key: values.get(key, 0) for key in keys}
         | {
             "epochs_done": rows[-1]["epoch"] if rows else 0,
-            "accuracy": next((r["accuracy"] for r in reversed(rows) if r["accuracy"]), None),
+            "accuracy": accuracy if split == "test" else None,
         }
+        | ({"val_accuracy": accuracy} if split == "val" else {})
     )

@@ -22,8 +22,9 @@ from wbcli.cli.parameters import Command, NamedPath
 def report_command(names, output, as_json, runs_dir, device, precision, data_dir, seed):
     """Draw figures and write one HTML page.
 
-    Measures the runs on the test set, as eval does, and shows accuracy, norms, likelihoods,
-    calibration and training side by side. Without RUN it takes the newest finished run.
+    Measures the runs on the test set, or on validation images where there is none, as eval does,
+    and shows accuracy, norms, likelihoods, calibration and training side by side. Without RUN it
+    takes the newest finished run.
 
     \b
     Example:

@@ -14,9 +14,11 @@ from wbcli.cli.inputs import (
 )
 from wbcli.config.settings import Config
 from wbcli.runs.find import all_runs, changes, create, named, same_images
+from wbcli.runs.metrics import measured
 from wbcli.runs.run import Run
 from wbcli.words import counted
 
+WORDS = {"test": "test", "val": "validation"}  # before "accuracy"
 HOW = ("name", "resume", "dry_run", "as_json", "save_every")  # options that are no settings
 CALIBRATION_NOTE = (
     "the loss cb-bce is so small that weight decay keeps the logits near 0: accuracies hold, "
@@ -77,7 +79,7 @@ def run_training(
                     settings, run, dataset, device, runs_dir, listener, save_every=save_every
                 )
     rows = run.metrics()
-    if not rows or not rows[-1]["accuracy"]:  # a finished run's last epoch is measured
+    if not rows or not measured(rows[-1])[1]:  # a finished run's last epoch is measured
         raise ValueError(
             f"{run.path / 'metrics.jsonl'} is missing or damaged; the weights are not: "
             f"measure them with wbcli eval {run.name}"
@@ -194,9 +196,11 @@ def _print_settings(settings: Config, dataset, as_json: bool) -> None:
 
 
 def report_run(run: Run, settings: Config, rows: list[dict], limits: dict, as_json: bool) -> None:
-    accuracy, seconds = rows[-1]["accuracy"], sum(row["seconds"] for row in rows)
+    (split, accuracy), seconds = measured(rows[-1]), sum(row["seconds"] for row in rows)
     if as_json:
-        result = {"run": run.name, "path": str(run.path), "seconds": seconds, "accuracy": accuracy}
+        result = {"run": run.name, "path": str(run.path), "seconds": seconds}
+        result |= {"accuracy": rows[-1]["accuracy"]}
+        result |= {"val_accuracy": accuracy} if split == "val" else {}
         chosen = {"selected_on": settings.selected_on} if settings.selected_on else {}
         console.print_json(result | chosen)
         return
@@ -205,8 +209,8 @@ def report_run(run: Run, settings: Config, rows: list[dict], limits: dict, as_js
     console.print_table(
         ["run", "many", "medium", "few", "all"],
         [[run.name, *[accuracy[key] for key in ("many", "medium", "few", "all")]]],
-        f"test accuracy in per cent, mean over classes, last epoch; many: over {limits['many']} "
-        f"training images, few: under {limits['few']}; {seconds:.1f} s",
+        f"{WORDS[split]} accuracy in per cent, mean over classes, last epoch; many: over "
+        f"{limits['many']} training images, few: under {limits['few']}; {seconds:.1f} s",
     )
 
 

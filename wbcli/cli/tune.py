@@ -177,6 +177,8 @@ def _selected(base: Config, data, select: str, remedy: str) -> Config:
             f"there are no validation images to choose on: {remedy}, or choose on the test set "
             "with --select test, which every result will say"
         )
+    if select == "test" and data.test is None:
+        raise ValueError(f"--select test: {data.name} has no test images, only validation images")
     if select == "test":
         console.warn("the winner is chosen on the test set; every result of it will say so")
     return replace(base, selected_on="test" if base.selected_on == "test" else select)

@@ -141,7 +141,7 @@ def export_command(run, form, output, checkpoint, as_json, runs_dir, data_dir, *
         console.warn("not compared with the run: that needs onnxruntime (pip install onnxruntime)")
         click.echo(f"{path}: checked with {result['verified_with']}")
         return
-    images = counted(result["images"], "test image")
+    images = counted(result["images"], f"{dataset.measured} image")
     click.echo(
         f"{path}: the same logits as {run.name} on {images}, within "
         f"{result['max_difference']:.1e} of the largest ({result['verified_with']})"

@@ -65,18 +65,18 @@ def examine(content: Content, on_file: Callable[[int], None] = lambda count: Non
                 found[i] = digest
     twice, copies = duplicates.find(content, digests)
     counts = [
-        np.bincount(split[1], minlength=len(content.class_names)).tolist()
+        split and np.bincount(split[1], minlength=len(content.class_names)).tolist()
         for split in (content.train, content.test)
     ]
     warnings = [*content.notes, *empty_classes(content.class_names, *counts), *copies]
     return Findings(images_of, counts[0], problems + twice, warnings)
 
 
-def empty_classes(names: list[str], train: list[int], test: list[int]) -> list[str]:
-    """Sentences about classes that have no training or no test images."""
+def empty_classes(names: list[str], train: list[int], test: list[int] | None) -> list[str]:
+    """Sentences about classes that have no training or no test images (None: no test set)."""
     found = []
     for what, counts in [("training", train), ("test", test)]:
-        absent = [name for name, count in zip(names, counts, strict=True) if count == 0]
+        absent = [name for name, count in zip(names, counts or (), strict=False) if count == 0]
         if absent:
             found.append(
                 f"{len(absent)} of {len(names)} classes {has(len(absent))} no {what} images: "

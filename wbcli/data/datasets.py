@@ -31,7 +31,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A long-tailed training set with its test set.
+    """A long-tailed training set with its test set; without one, with validation images.
 
     class_counts are the images that train; original_counts those before validation
     images were taken away, by which classes are Many, Medium or Few (None: not known of a run
@@ -43,7 +43,7 @@ class Dataset:
     name: str
     source: sources.Source
     train: Split
-    test: Split
+    test: Split | None
     val: Split | None
     class_names: list[str]
     class_counts: list[int] | None
@@ -70,15 +70,26 @@ class Dataset:
         many, few = counts > self.limits["many"], counts < self.limits["few"]
         return {"many": many, "medium": ~many & ~few, "few": few}
 
-    def test_counts(self) -> list[int]:
+    @property
+    def measured(self) -> str:
+        """The split by which a run is measured: `test`, or `val` where there is no test set."""
+        return "val" if self.test is None else "test"
+
+    def measurable(self) -> list[str]:
+        """`test` and `val`, where they are."""
+        return [name for name in ("test", "val") if getattr(self, name) is not None]
+
+    def test_counts(self) -> list[int] | None:
+        """Test images of each class; None without a test set."""
+        if self.test is None:
+            return None
         return np.bincount(self.test.labels, minlength=self.num_classes).tolist()
 
     def split(self, name: str) -> Split:
         """`train`, `val` or `test`.
 
         Raises:
-            ValueError: validation images were asked for and there are none, or the split is not
-                the one that the run had.
+            ValueError: there is no such split, or it is not the one that the run had.
         """
         if name in self.gone:
             raise ValueError(self.gone[name])
@@ -87,6 +98,8 @@ class Dataset:
                 f"{self.name} was trained without validation images: "
                 "train stage 1 with --val-per-class N"
             )
+        if name == "test" and self.test is None:
+            raise ValueError(f"{self.name} has no test images, only validation images")
         return getattr(self, name)
 
     def has(self, name: str) -> bool:
@@ -168,7 +181,7 @@ def load(
         name=name,
         source=source,
         train=take(content.train, train),
-        test=Split(*content.test),
+        test=Split(*content.test) if content.test else None,
         val=val,
         class_names=content.class_names,
         class_counts=[len(part) for part in parts[0]],

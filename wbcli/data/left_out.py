@@ -32,7 +32,7 @@ def usable(content: Content, name: str, left_out: set[str], whole: bool = True) 
 def no_test_pictures(content: Content) -> set[str]:
     """Files with problems that are not for testing: what a run needs of them its record says."""
     files = {problem.file for problem in content.problems if problem.file}
-    if files:
+    if files and content.test:
         files -= {content.test[0].name(i) for i in range(len(content.test[0]))}
     return files
 

@@ -86,7 +86,7 @@ def _as_recorded(config, recorded: Record, content: Content) -> Dataset:
         name=config.dataset,
         source=source,
         train=splits["train"],
-        test=Split(*content.test),
+        test=Split(*content.test) if content.test else None,
         val=splits.get("val"),
         class_names=content.class_names,
         class_counts=recorded.class_counts or recorded.images.counts(),

@@ -116,8 +116,8 @@ def metadata(model: Model, run_name: str) -> dict[str, Any]:
 
 
 def real_images(dataset: datasets.Dataset) -> Tensor:
-    """Some test images as the network takes them, uint8 [B, C, H, W]."""
-    split = dataset.test
+    """Some images of what is measured as the network takes them, uint8 [B, C, H, W]."""
+    split = dataset.split(dataset.measured)
     index = np.linspace(0, len(split.labels) - 1, IMAGES).astype(int)
     if isinstance(split.images, Pictures):
         decoder = Decoder(split, dataset.image_size)

@@ -38,7 +38,7 @@ def evaluate_run(
     run,
     device: torch.device,
     *,
-    split: str,
+    split: str | None,
     checkpoint: str | None,
     tta: bool | None,
     precision: str,
@@ -50,7 +50,7 @@ def evaluate_run(
 
     Args:
         run: a finished `run.Run`.
-        split: `test`, `val` or `train`.
+        split: `test`, `val` or `train`; None takes test, or val where there is no test set.
         checkpoint, tta: `last` or `best`, and mirror images; None takes what the recipe says.
         precision: `auto` takes what the run's recipe says.
         data_dir: None takes the run's.
@@ -65,7 +65,8 @@ def evaluate_run(
     """
     config = run.config()
     dataset = recorded.for_run(config, run.data_record(), data_dir=data_dir)
-    dataset.require(split)
+    split = split or dataset.measured
+    dataset.split(split)  # must be there, and be the run's
     for note in [*dataset.notes, *dataset.changes]:
         on_note(note)
     checkpoint = checkpoint or default_checkpoint(config)

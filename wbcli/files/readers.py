@@ -37,11 +37,12 @@ class Problem(NamedTuple):
 class Content(NamedTuple):
     """What a data set's files hold: (images, labels) of each split, and notes for the user.
 
-    Images are an array, or `Pictures` on disk, some of which `problems` may name.
+    Images are an array, or `Pictures` on disk, some of which `problems` may name. Without a test
+    set there are validation images.
     """
 
     train: Arrays
-    test: Arrays
+    test: Arrays | None
     class_names: list[str]
     notes: list[str]
     val: Arrays | None = None

@@ -197,13 +197,18 @@ def reliability(models: list[Model]) -> Figure:
 
 
 @styled
-def learning_curves(runs: list[tuple[str, list[dict]]]) -> Figure:
-    """Training loss, and test accuracy over all, many-, medium- and few-shot classes, by epoch.
+def learning_curves(runs: list[tuple[str, list[dict]]], split: str = "test") -> Figure:
+    """Training loss, and accuracy over all, many-, medium- and few-shot classes, by epoch.
 
     Args:
+        split: whose accuracy: `test`, or `val` where there is no test set.
         runs: (title, rows of metrics.jsonl). Validation accuracy is a thin line of the same
             colour, where there is any.
     """
+    key, of_split = {
+        "test": ("accuracy", "test"),
+        "val": ("val_accuracy", "validation"),
+    }[split]
     figure = new_figure(height=5.2)
     grid = figure.subplot_mosaic([["loss", "loss"], ["all", "many"], ["medium", "few"]])
     for index, (title, rows) in enumerate(runs):
@@ -211,17 +216,17 @@ def learning_curves(runs: list[tuple[str, list[dict]]]) -> Figure:
         losses = [row["train_loss"] for row in rows]
         line = pen(index) | {"marker": "." if len(rows) == 1 else ""}  # one point is no line
         grid["loss"].plot(epochs, losses, label=plain(title), **line)
-        measured = [row for row in rows if row["accuracy"]]  # --eval-every
+        measured = [row for row in rows if row.get(key)]  # --eval-every
         epochs = [row["epoch"] for row in measured]
         line |= {"marker": "." if len(measured) == 1 else ""}
         for group in GROUPS if measured else ():
-            grid[group].plot(epochs, _accuracies(measured, "accuracy", group), **line)
-            if all(row.get("val_accuracy") for row in measured):
+            grid[group].plot(epochs, _accuracies(measured, key, group), **line)
+            if split == "test" and all(row.get("val_accuracy") for row in measured):
                 thin = line | {"linewidth": 0.5}
                 grid[group].plot(epochs, _accuracies(measured, "val_accuracy", group), **thin)
     grid["loss"].set_title("training loss")
     for group in GROUPS:
-        grid[group].set_title(f"test accuracy, {group}, %")
+        grid[group].set_title(f"{of_split} accuracy, {group}, %")
         grid[group].set_ylim(0, 103)
     for axes in grid.values():
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))

@@ -79,6 +79,9 @@ PAGE = """<!DOCTYPE html>
 """
 
 
+WORDS = {"test": "test", "val": "validation"}  # before "image"
+
+
 class Picture(NamedTuple):
     """A figure of the page: the name of its files, a heading, what to see in it, and its SVG."""
 
@@ -96,6 +99,7 @@ def render(models: list[Model], records: list[dict[str, Any]], pictures: list[Pi
         records: the runs' config.json, in the same order.
     """
     first = models[0]
+    measured = counted(first["num_images"], f"{WORDS[first['split']]} image")
     factors = sorted({f"{m['imbalance_factor']:g}" for m in models if m["imbalance_factor"]})
     return PAGE.format(
         title=escape(f"wbcli report: {', '.join(model['run'] for model in models)}"),
@@ -103,7 +107,7 @@ def render(models: list[Model], records: list[dict[str, Any]], pictures: list[Pi
         subject=escape(
             f"{first['dataset']}, {first['num_classes']} classes, "
             + (f"imbalance factor {', '.join(factors)}; " if factors else "")
-            + f"measured on {counted(first['num_images'], 'test image')}."
+            + f"measured on {measured}."
         ),
         warnings="".join(map(_warning, models, records)),
         numbers=_numbers(models),

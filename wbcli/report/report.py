@@ -18,11 +18,11 @@ from wbcli.runs.find import all_runs, find
 from wbcli.runs.run import Run
 
 NOT_COMPARED = ("wd", "data_dir", "eval_every")  # what runs on one curve over λ may differ in
-WORDS = {  # figure: heading, what to see in it
+WORDS = {  # figure: heading, what to see in it, measured `on` an image set
     "per_class_accuracy": (
         "Accuracy by class",
-        "Test accuracy of every class, over its number of training images in grey. A balanced "
-        "classifier falls less towards the rare classes on the right.",
+        "Accuracy of every class on {on}, over its number of training images in grey. A "
+        "balanced classifier falls less towards the rare classes on the right.",
     ),
     "class_frequencies": (
         "Class frequencies",
@@ -36,7 +36,7 @@ WORDS = {  # figure: heading, what to see in it
     ),
     "marginal_likelihood": (
         "Marginal likelihood",
-        "Mean predicted probability of every class over the test set. The nearer to the grey "
+        "Mean predicted probability of every class over {on}. The nearer to the grey "
         "line, the less the classifier favours common classes.",
     ),
     "reliability": (
@@ -47,14 +47,14 @@ WORDS = {  # figure: heading, what to see in it
     ),
     "confusion": (
         "Confusion matrix",
-        "Each row shows how the test images of one true class were predicted, in per cent; "
+        "Each row shows how the images of one true class in {on} were predicted, in per cent; "
         "classes stand by training images, most first. A bright left edge is a bias towards "
         "common classes.",
     ),
     "learning_curves": (
         "Learning curves",
-        "Training loss and test accuracy by epoch, over all classes and by group; the thin "
-        "lines are accuracy on validation images, where there are any.",
+        "Training loss and accuracy on {on} by epoch, over all classes and by group; thin lines, "
+        "where there are any, are accuracy on validation images.",
     ),
     "norm_heat_maps": (
         "Row norms during training",
@@ -71,6 +71,9 @@ WORDS = {  # figure: heading, what to see in it
         "Stage-1 runs in the same folder that differ in λ alone, last epoch; the best is circled.",
     ),
 }
+
+
+ON = {"test": "the test set", "val": "the validation images"}
 
 
 class Drawing(NamedTuple):
@@ -108,7 +111,7 @@ def write(
         evaluate_run(
             run,
             device,
-            split="test",
+            split=None,
             checkpoint=None,
             tta=None,
             precision=precision,
@@ -197,9 +200,9 @@ def _of_results(models: list[figures.Model]) -> list[Drawing]:
         if function is figures.row_norms:  # some classifiers have none
             shown = [m for m in models if m["per_class"][0]["row_norm"] is not None]
         if shown:
-            words = WORDS[function.__name__]
+            words = _words(function.__name__, models)
             drawings.append(Drawing(function.__name__, *words, function(shown)))
-    title, caption = WORDS["confusion"]
+    title, caption = _words("confusion", models)
     if len(models[0]["confusion"]["names"]) < models[0]["num_classes"]:
         caption += " Groups of classes are named by their numbers of training images."
     for number, model in enumerate(models, start=1):
@@ -207,6 +210,11 @@ def _of_results(models: list[figures.Model]) -> list[Drawing]:
         name = "confusion" if len(models) == 1 else f"confusion-{number}"
         drawings.append(Drawing(name, f"{title} of {model['run']}", caption, figure))
     return drawings
+
+
+def _words(name: str, models: list[figures.Model]) -> tuple[str, str]:
+    title, caption = WORDS[name]
+    return title, caption.format(on=ON[models[0]["split"]])
 
 
 def _of_epochs(trained: list[Run], models: list[figures.Model]) -> list[Drawing]:
@@ -220,7 +228,8 @@ def _of_epochs(trained: list[Run], models: list[figures.Model]) -> list[Drawing]
     ]
     if not rows:
         return []
-    curves = Drawing("learning_curves", *WORDS["learning_curves"], figures.learning_curves(rows))
+    drawn = figures.learning_curves(rows, models[0]["split"])
+    curves = Drawing("learning_curves", *_words("learning_curves", models), drawn)
     norms = [(name, [row["row_norms"] for row in epochs]) for name, epochs in rows]
     norms = [(name, epochs) for name, epochs in norms if None not in epochs]
     if not norms:

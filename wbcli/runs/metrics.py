@@ -25,6 +25,13 @@ def rows_of(content: bytes) -> list[dict[str, Any]]:
     return rows
 
 
+def measured(row: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:
+    """By which split an epoch is known, and its accuracies: `test`, else `val`; None: neither."""
+    if row["accuracy"] or not row.get("val_accuracy"):
+        return "test", row["accuracy"] or None
+    return "val", row["val_accuracy"]
+
+
 def append(path: Path, row: dict[str, Any]) -> str:
     """Add a line and return it; where that fails the file stays as it was."""
     line = json.dumps(row) + "\n"

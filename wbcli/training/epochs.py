@@ -21,8 +21,7 @@ from wbcli.models import networks
 
 
 def splits_to_measure(dataset: datasets.Dataset, device: torch.device) -> dict[str, Batches]:
-    names = ["test"] + ["val"] * (dataset.val is not None)
-    return {name: batches_of(dataset, name, device) for name in names}
+    return {name: batches_of(dataset, name, device) for name in dataset.measurable()}
 
 
 def norms(
@@ -51,8 +50,11 @@ def norms(
 def accuracies(
     config: Config, network: nn.Module, dataset: datasets.Dataset, splits: dict
 ) -> dict[str, Any]:
-    """`test_loss`, `accuracy` and `per_class_accuracy` on the test set; `val_…` beside them."""
-    row: dict[str, Any] = {}
+    """`test_loss`, `accuracy` and `per_class_accuracy` on the test set; `val_…` beside them.
+
+    Without a test set `accuracy` is None.
+    """
+    row: dict[str, Any] = {"accuracy": None}
     for split, batches in splits.items():
         prefix = "" if split == "test" else f"{split}_"
         eager = set_stance("force_eager" if config.compile else "default")

@@ -185,8 +185,8 @@ def of_splits(
     *,
     keep: bool = False,
 ) -> dict[str, Features]:
-    """The features of `train`, `test` and, where there are validation images, `val`."""
-    names = ["train", "test"] + ["val"] * (dataset.val is not None)
+    """The features of `train` and of what is measured: `test` and `val`, where they are."""
+    names = ["train", *dataset.measurable()]
     return {
         name: Features(
             network.backbone,

@@ -84,6 +84,7 @@ class Lab:
             recorded = first and first.data_record()
             found = self._datasets[key] = for_run(settings, recorded, trains=True)
             found.require("train", "val")
+            found.split("test")  # every table is of test images
             for change in found.changes:
                 self.on_note(change)
         return self._datasets[key]

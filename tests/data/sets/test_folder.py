@@ -189,7 +189,7 @@ def class_is_a_file(path):
 
 
 def no_test(path):
-    write_pictures(path, ["train/a/1.jpg", "train/b/1.jpg", "validation/a/1.jpg"])
+    write_pictures(path, ["train/a/1.jpg", "train/b/1.jpg", "vali/a/1.jpg"])
 
 
 def empty_test(path):
@@ -212,7 +212,8 @@ def flat(path):
         (
             no_test,
             "mine: expected train/CLASS/picture.jpg and test/CLASS/picture.jpg (val/CLASS/ is "
-            "optional), found no test/ (there is train, validation)",
+            "optional), or train.csv and test.csv (val.csv is optional) with the columns "
+            "path,label, found no test/ (there is train, vali)",
         ),
         (empty_test, "mine/test: expected a folder for each class, there is none"),
         (flat, "found no train/ (there is a, b)"),

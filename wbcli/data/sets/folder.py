@@ -1,7 +1,5 @@
-"""One's own pictures: train/CLASS/*, test/CLASS/* and, if there are any, val/CLASS/*.
-
-Names of classes are compared in Unicode's composed form (NFC), since file systems and archives
-change the form, and shown as they are on disk.
+"""One's own pictures: train/CLASS/*, test/CLASS/* and, if there are any, val/CLASS/*; or lists of
+them in their place (`own_lists`).
 """
 
 import os
@@ -21,15 +19,20 @@ from wbcli.data.pictures.walk import (
     sentences,
     subfolders,
 )
+from wbcli.data.sets import own_lists
+from wbcli.data.sets.class_names import numbers, unknown
 from wbcli.files.readers import Arrays, Content
-from wbcli.words import composed, counted, printable, quoted
+from wbcli.words import composed, counted, printable
 
 LAYOUT = "train/CLASS/picture.jpg and test/CLASS/picture.jpg (val/CLASS/ is optional)"
+LAYOUT += f", or {own_lists.LAYOUT}"
+SPLIT = "wbcli data split writes such lists for one folder of class folders"
 VAL_NAMES = ("val", "valid", "validation")  # one folder, as tools and services call it
 
 
 def is_one(path: Path) -> bool:
-    return (path / "train").is_dir() or (path / "test").is_dir()
+    folders = (path / "train").is_dir() or (path / "test").is_dir()
+    return folders or own_lists.is_one(path)
 
 
 def read(data_dir: Path, name: str) -> Content:
@@ -43,17 +46,16 @@ def read(data_dir: Path, name: str) -> Content:
         ValueError: an empty class, a class that train/ does not have, two folders of one name.
     """
     root = fetch(data_dir, name)
-    for needed in ("train", "test"):
-        if not (root / needed).is_dir():
-            there = ", ".join(sorted(p.name for p in root.iterdir())[:5]) or "nothing"
-            raise ValueError(f"{root}: expected {LAYOUT}, found no {needed}/ (there is {there})")
-    left_out: LeftOut = {}
+    if own_lists.is_one(root):
+        return own_lists.read(root)
     val_folder = _val_folder(root)
+    _check_complete(root, val_folder)
+    left_out: LeftOut = {}
     _leave_out_beside(root, {"train", "test", val_folder}, left_out)
     folders = {
         split: _class_folders(root, split, left_out)
         for split in ("train", "test", val_folder)
-        if split
+        if split and (root / split).is_dir()
     }
     classes = folders["train"]
     if len(classes) < 2:
@@ -62,11 +64,14 @@ def read(data_dir: Path, name: str) -> Content:
         split: _read_split(root, split, names, classes, left_out)
         for split, names in folders.items()
     }
+    notes = sentences(root, left_out)
+    if "test" not in splits:
+        notes.append(own_lists.measured_on_val(root, "test/", len(splits[val_folder][1])))
     return Content(
         splits["train"],
-        splits["test"],
+        splits.get("test"),
         [printable(name) for name in classes],
-        sentences(root, left_out),
+        notes,
         splits.get(val_folder),
         val_folder=val_folder or "val",
     )
@@ -82,6 +87,19 @@ def fetch(data_dir: Path, name: str) -> Path:
         f"no folder {name} with {LAYOUT} in {data_dir}: name the folder that holds it "
         "with --data-dir"
     )
+
+
+def _check_complete(root: Path, val_folder: str | None) -> None:
+    """Raises ValueError where there is nothing to train on, or to measure with."""
+    there = ", ".join(sorted(p.name for p in root.iterdir())[:5]) or "nothing"
+    for needed in ("train", "test"):
+        is_list = (root / f"{needed}.csv").is_file()
+        enough = (root / needed).is_dir() or (needed == "test" and val_folder and not is_list)
+        if not enough:
+            whole = f"; {SPLIT}" if needed == "train" and any(root.iterdir()) else ""
+            raise ValueError(
+                f"{root}: expected {LAYOUT}, found no {needed}/ (there is {there}){whole}"
+            )
 
 
 def _val_folder(root: Path) -> str | None:
@@ -136,10 +154,12 @@ def _read_split(
     root: Path, split: str, folders: list[str], classes: list[str], left_out: LeftOut
 ) -> Arrays:
     labels, names = [], []
-    index = {composed(name): k for k, name in enumerate(classes)}
+    index = numbers(classes)
     for name in folders:
         if composed(name) not in index:
-            raise ValueError(f"{root / split / printable(name)}: {_unknown(name, classes)}")
+            raise ValueError(
+                f"{root / split / printable(name)}: {unknown(name, classes, 'train/')}"
+            )
         found = pictures_below(root, f"{split}/{name}", left_out)
         if not found:
             raise ValueError(
@@ -149,11 +169,3 @@ def _read_split(
         names += found
         labels += [index[composed(name)]] * len(found)
     return Pictures.of(root, names), np.array(labels, dtype=np.int64)
-
-
-def _unknown(name: str, classes: list[str]) -> str:
-    for other in classes:
-        if composed(other).strip() == composed(name).strip():
-            return f"train/ has no class {quoted(name)}, but {quoted(other)}: rename one of them"
-    shown = ", ".join(map(printable, classes[:5])) + (", …" if len(classes) > 5 else "")
-    return f"train/ has no class of that name; its classes are {shown}"

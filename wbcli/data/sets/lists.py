@@ -16,7 +16,7 @@ import numpy as np
 
 from wbcli.data.pictures.decoding import Pictures
 from wbcli.files.readers import Problem, read_bytes
-from wbcli.words import printable
+from wbcli.words import printable, quoted
 
 WHOLE_NUMBER = re.compile(r"-?[0-9]+")
 MAX_LIST_BYTES = 1 << 26  # iNaturalist 2018's has 31 million, in 437,513 lines
@@ -57,7 +57,7 @@ def read_list(path: Path, num_classes: int, root: Path) -> Listing:
             wrong = f"{printable(name)} has the label {labels[same]} in line {lines[same]}"
         if wrong:
             problems.append(Problem(f"{path.name}, line {number}: {wrong}"))
-            _check_number_of(problems)
+            check_number_of(problems)
             continue
         names.append(name)
         labels.append(int(label))
@@ -71,7 +71,7 @@ def read_list(path: Path, num_classes: int, root: Path) -> Listing:
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """The lines that are not blank, and their numbers; of one that is too long, the start."""
-    content = _read(path, MAX_LIST_BYTES).removeprefix(BOM_UTF8)
+    content = read_whole(path, MAX_LIST_BYTES).removeprefix(BOM_UTF8)
     for number, raw in enumerate(io.BytesIO(content), start=1):
         if number > MAX_LINES:
             raise ValueError(f"{path}: expected at most {MAX_LINES:,} lines, got more")
@@ -80,14 +80,14 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def _read(path: Path, limit: int) -> bytes:
+def read_whole(path: Path, limit: int) -> bytes:
     try:
         return read_bytes(path, limit)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _check_number_of(problems: list[Problem]) -> None:
+def check_number_of(problems: list[Problem]) -> None:
     if len(problems) > MAX_PROBLEMS:
         raise ValueError(
             f"{problems[0].text}; more than {MAX_PROBLEMS:,} other entries are wrong too: "
@@ -123,7 +123,7 @@ def read_coco(path: Path, num_classes: int, root: Path) -> tuple[Listing, list[s
         if key not in names_by_id
     ]
     problems = [Problem(f"{path.name}: {mistake}") for mistake in mistakes]
-    _check_number_of(problems)
+    check_number_of(problems)
     names, labels = [], []
     key_of: dict[str, int | str] = {}
     for key, name in names_by_id.items():
@@ -141,7 +141,7 @@ def read_coco(path: Path, num_classes: int, root: Path) -> tuple[Listing, list[s
                 wrong = f"{printable(name)} is the file of image {_shown(same)}, of another label"
         if wrong:
             problems.append(Problem(f"{path.name}, image {_shown(key)}: {wrong}"))
-            _check_number_of(problems)
+            check_number_of(problems)
             continue
         names.append(name)
         labels.append(label)
@@ -152,7 +152,7 @@ def read_coco(path: Path, num_classes: int, root: Path) -> tuple[Listing, list[s
 
 
 def _read_json(path: Path) -> dict:
-    content = _read(path, MAX_JSON_BYTES)
+    content = read_whole(path, MAX_JSON_BYTES)
     values = sum(map(content.count, (b"{", b"[", b",")))
     if values > MAX_JSON_VALUES:
         raise ValueError(f"it holds {values:,} values, more than {MAX_JSON_VALUES:,}")
@@ -182,14 +182,14 @@ def _wrong(name: str, label: str, num_classes: int, line: str) -> str | None:
         return f"expected a label from 0 to {num_classes - 1}, got {label[:20]}"
     if name.startswith("/") or ".." in PurePosixPath(name).parts:
         return f"{printable(name[:80])} leads out of the data folder"
-    if "\0" in name or not _fits(name):
+    if not names_a_file(name):
         return f"{printable(name[:80])} cannot name a file"
     return None
 
 
-def _fits(name: str) -> bool:
+def names_a_file(name: str) -> bool:
     try:
-        return len(os.fsencode(name)) <= MAX_NAME_BYTES
+        return "\0" not in name and len(os.fsencode(name)) <= MAX_NAME_BYTES
     except UnicodeEncodeError:
         return False
 
@@ -210,11 +210,20 @@ def missing(pictures: Pictures) -> list[Problem]:
     what = {True: "is no file", False: "is missing"}
     return [
         Problem(
-            f"{pictures.describe(i)} {what[os.path.exists(pictures.path(i))]} in {pictures.root}",
+            f"{pictures.describe(i)} {what[os.path.exists(pictures.path(i))]}{_where(pictures, i)}",
             pictures.name(i),
         )
         for i in absent
     ]
+
+
+def _where(pictures: Pictures, i: int) -> str:
+    """Where a file was looked for, and what of its name may be a slip."""
+    name = pictures.name(i)
+    where = "" if os.path.isabs(name) else f" in {pictures.root}"
+    if name != name.strip():
+        return f"{where} (with white space: {quoted(name)})"
+    return where + (" (with backslashes: write /)" if "\\" in name else "")
 
 
 def class_names(listing: Listing, num_classes: int) -> list[str]:
