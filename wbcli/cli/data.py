@@ -1,4 +1,4 @@
-"""data list, data show, data check, data get."""
+"""data list, data show, data check, data get, data split."""
 
 from pathlib import Path
 
@@ -7,15 +7,16 @@ import click
 from wbcli import console
 from wbcli.cli.inputs import examine_files, load, read_files, take, wrong_usage
 from wbcli.cli.options import data_options, everywhere, json_option
-from wbcli.cli.parameters import Command
+from wbcli.cli.parameters import Command, FiniteRange, NamedPath
+from wbcli.config.checks import BOUNDS, check_number
 from wbcli.config.resolve import resolve_stage1
 from wbcli.config.settings import Config
-from wbcli.words import counted
+from wbcli.words import counted, printable
 
 
 @click.group("data")
 def data_command():
-    """List, show, check and fetch data sets.
+    """List, show, check, fetch and divide data sets.
 
     \b
     Example:
@@ -155,6 +156,74 @@ def get_command(name, data_dir, **unused):
     for note in source.read(Path(place)).notes:
         console.warn(note)
     click.echo(folder or f"{name} {source.needs}: nothing to download")
+
+
+@data_command.command("split", cls=Command, group="data")
+@click.argument("folder", type=NamedPath())
+@click.option(
+    "--val",
+    type=FiniteRange(0, 1, max_open=True),
+    default=0.1,
+    show_default=True,
+    help="Share of each class for validation; 0 writes no val.csv.",
+)
+@click.option(
+    "--test",
+    type=FiniteRange(0, 1, max_open=True),
+    default=0.2,
+    show_default=True,
+    help="Share of each class for testing; 0 writes no test.csv.",
+)
+@click.option("--output", type=NamedPath(), help="Folder for the lists.  [default: FOLDER]")
+@json_option
+@everywhere
+def split_command(folder, val, test, output, as_json, seed, **unused):
+    """Divide one folder of class folders, by lists.
+
+    Writes train.csv, val.csv and test.csv with the columns path,label; nothing is moved or copied,
+    and no list is overwritten. At least one picture of every class trains, copies of one picture
+    stay in one list, and the same command writes the same lists.
+
+    \b
+    Example:
+      wbcli data split photos --val 0.1 --test 0.2
+      wbcli stage1 photos
+    """
+    from wbcli.data.sets import split
+
+    output = output or folder
+    with wrong_usage():
+        check_number("seed", seed or 0, **BOUNDS["seed"])
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: there is no such folder")
+        if not 0 < val + test < 1:
+            raise ValueError(
+                f"--val {val:g} and --test {test:g}: expected shares that together are above 0 "
+                "and below 1, so that there is something to train on and something to measure with"
+            )
+        split.class_folders(folder, {})  # before files are read
+        split.check(output)
+        division = split.divide(folder, {"val": val, "test": test}, seed or 0)
+    for note in division.notes:
+        console.warn(note)
+    paths = split.write(division, folder, output)
+    counts = {name: division.class_counts(name) for name in paths}
+    if as_json:
+        lists = {
+            name: {"path": str(path), "images": sum(counts[name]), "class_counts": counts[name]}
+            for name, path in paths.items()
+        }
+        names = list(map(printable, division.class_names))
+        console.print_json({"path": str(output), "class_names": names, "lists": lists})
+        return
+    console.print_table(
+        ["list", "pictures", "classes", "most of a class", "fewest", "file"],
+        [
+            [name, sum(of), sum(n > 0 for n in of), max(of), min(of), str(paths[name])]
+            for name, of in counts.items()
+        ],
+        f"{counted(len(division.class_names), 'class')}; train with wbcli stage1 {output}",
+    )
 
 
 def _settings(name: str, data_dir: Path | None, options: dict) -> Config:

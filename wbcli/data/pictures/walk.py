@@ -27,7 +27,7 @@ def subfolders(root: Path, below: str, left_out: LeftOut) -> list[str]:
             folders.append(entry.name)
             continue
         kind = HIDDEN_FOLDER if entry.is_dir() else _kind(entry.name) or LOOSE
-        left_out.setdefault(kind, []).append(f"{below}/{entry.name}")
+        left_out.setdefault(kind, []).append(os.path.normpath(f"{below}/{entry.name}"))
     return folders
 
 
