@@ -42,7 +42,8 @@ def eval_command(
     """Measure runs.
 
     Accuracy over all, many-, medium- and few-shot classes, likelihoods and calibration.
-    Without RUN it takes the newest finished run; -v prints every class.
+    Without RUN it takes the newest finished run; -v prints every class. --data-dir may name another
+    labelled set: a folder that holds CLASS/, test/CLASS/ or test.csv.
 
     \b
     Example:
@@ -106,6 +107,8 @@ def _print_results(results: list[dict]) -> None:
         f"{dataset}: many over {many} training images, few under {few}"
         for dataset, many, few in sorted(limits)
     )
+    places = sorted({r["measured_on"] for r in results if "measured_on" in r})
+    caption += "".join(f"; measured on {place}" for place in places)
     console.print_table(columns, rows, caption)
     for result in results:
         if result["selected_on"] == "test":
@@ -129,11 +132,13 @@ def _print_csv(results: list[dict]) -> None:
     )
     rest = (*METRICS, "temperature", "nll_with_temperature", "ece_with_temperature")
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow([*plain, *ACCURACIES, *rest])
+    elsewhere = ["measured_on"] * any("measured_on" in r for r in results)
+    writer.writerow([*plain, *ACCURACIES, *rest, *elsewhere])
     for r in results:
         writer.writerow(
             [*[r[key] for key in plain], *[r["accuracy"][key] for key in ACCURACIES]]
             + [r[key] for key in rest]
+            + [r.get(key) for key in elsewhere]
         )
 
 

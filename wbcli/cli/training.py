@@ -48,7 +48,8 @@ from wbcli.runs.find import create, named
 def stage1_command(dataset, runs_dir, device, data_dir, skip_broken, **options):
     """Train the network on a long-tailed data set.
 
-    DATASET is a name (wbcli data list), or a folder of train/CLASS/ and test/CLASS/ pictures.
+    DATASET is a name (wbcli data list), or a folder of train/CLASS/ and test/CLASS/ pictures, or
+    of train.csv and test.csv.
 
     \b
     Example:

@@ -34,6 +34,7 @@ class Source:
     flip: bool = True
     image_size: int | None = None  # None: in memory, at its own size
     n_max: int | None = None  # of a long-tailed subset's head; None: the largest class
+    marks: tuple[str, ...] = ()  # files and folders of which one is where the set lies
     has_val: bool | None = False  # validation images of its own; None: if its folder has them
 
 
@@ -92,6 +93,7 @@ def _listed(lists: split_lists.SplitLists, title: str, needs: str, **other) -> S
         read=lists.read,
         fetch=lists.fetch,
         has_val=lists.val is not None,
+        marks=(lists.train, *(lists.coco or ())),
         **(_ON_DISK | other),
     )
 
@@ -139,6 +141,7 @@ SOURCES = {
             mean=(0.286,),
             std=(0.353,),
             padding=2,
+            marks=fashion.MARKS,
             read=fashion.read,
             fetch=fashion.fetch,
         ),
@@ -148,6 +151,7 @@ SOURCES = {
             needs="download (163 MB)",
             num_classes=10,
             limits={"many": 1000, "few": 200},
+            marks=cifar.CIFAR10.marks,
             read=cifar.CIFAR10.read,
             fetch=cifar.CIFAR10.fetch,
             **_CIFAR_COMMON,
@@ -158,6 +162,7 @@ SOURCES = {
             needs="download (161 MB)",
             num_classes=100,
             limits={"many": 100, "few": 20},
+            marks=cifar.CIFAR100.marks,
             read=cifar.CIFAR100.read,
             fetch=cifar.CIFAR100.fetch,
             **_CIFAR_COMMON,

@@ -12,6 +12,7 @@ from wbcli.data import datasets, recorded
 from wbcli.data.batches.memory import Batches
 from wbcli.data.batches.splits import batches_of
 from wbcli.device import autocast, resolve_precision
+from wbcli.evaluate import others
 from wbcli.evaluate.metrics import fit_temperature, group_means, measure
 from wbcli.models.networks import Network
 
@@ -53,7 +54,8 @@ def evaluate_run(
         split: `test`, `val` or `train`; None takes test, or val where there is no test set.
         checkpoint, tta: `last` or `best`, and mirror images; None takes what the recipe says.
         precision: `auto` takes what the run's recipe says.
-        data_dir: None takes the run's.
+        data_dir: None takes the run's; of another labelled set (`others`) the test images are
+            measured, and nothing is written.
         confusion: also return, but do not write, `confusion`: {"names", "counts"}, classes
             by training images, most first (`confusion_groups`).
         on_note: told how the data set differs from what trained the run, and why the numbers
@@ -63,8 +65,11 @@ def evaluate_run(
         ValueError: `best` on a run without validation images, a split that is not there, or
             not the one that the run had.
     """
-    config = run.config()
-    dataset = recorded.for_run(config, run.data_record(), data_dir=data_dir)
+    config, record = run.config(), run.data_record()
+    wanted = split in (None, "test") and data_dir
+    elsewhere = bool(wanted and others.is_another(config, record, data_dir))
+    load = others.load if elsewhere else recorded.for_run
+    dataset = load(config, record, data_dir=data_dir)
     split = split or dataset.measured
     dataset.split(split)  # must be there, and be the run's
     for note in [*dataset.notes, *dataset.changes]:
@@ -77,24 +82,32 @@ def evaluate_run(
     if confusion:
         index, names = confusion_groups(_known_counts(run, dataset), dataset.class_names)
         groups = torch.from_numpy(index).to(device)
-    kept = (
-        _kept_temperature(run, checkpoint, chosen["tta"], on_note)
-        if "val" in dataset.gone
-        else None
-    )
+    kept = None
+    if elsewhere:
+        kept = (run.temperature(checkpoint, chosen["tta"]) or {}).get("temperature")
+    elif "val" in dataset.gone:
+        kept = _kept_temperature(run, checkpoint, chosen["tta"], on_note)
     with autocast(device, resolve_precision(precision, device, config.recipe)):
         metrics = _measure_split(network, dataset, split, device, chosen["tta"], groups, kept)
     result = _result(run.name, config, network, dataset, chosen, metrics)
-    try:
-        default = default_checkpoint(config), config.tta
-        if (checkpoint, chosen["tta"]) == default and dataset.has("val"):
-            run.write_temperature(checkpoint, chosen["tta"], metrics["temperature"])
-        run.write_result(split, result)
-    except OSError as error:
-        on_note(f"the numbers of {run.name} are not kept: {error.strerror}")
+    if elsewhere:
+        result |= {"measured_on": str(data_dir.resolve())}
+    else:  # what a run keeps is of its own data set
+        _keep(run, config, result, dataset.has("val"), on_note)
     if confusion:
         result |= {"confusion": {"names": names, "counts": metrics["confusion"].tolist()}}
     return result
+
+
+def _keep(run, config: Config, result: dict, has_val: bool, on_note: Callable[[str], None]) -> None:
+    """Write the numbers, and the temperature where it is the one that `predict` takes."""
+    chosen = result["checkpoint"], result["tta"]
+    try:
+        if chosen == (default_checkpoint(config), config.tta) and has_val:
+            run.write_temperature(*chosen, result["temperature"])
+        run.write_result(result["split"], result)
+    except OSError as error:
+        on_note(f"the numbers of {run.name} are not kept: {error.strerror}")
 
 
 def _kept_temperature(

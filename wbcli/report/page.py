@@ -8,6 +8,7 @@ import re
 import time
 import xml.etree.ElementTree as ET
 from html import escape
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from wbcli.console import format_cell
@@ -100,6 +101,8 @@ def render(models: list[Model], records: list[dict[str, Any]], pictures: list[Pi
     """
     first = models[0]
     measured = counted(first["num_images"], f"{WORDS[first['split']]} image")
+    if "measured_on" in first:
+        measured += f" of {Path(first['measured_on']).name}"
     factors = sorted({f"{m['imbalance_factor']:g}" for m in models if m["imbalance_factor"]})
     return PAGE.format(
         title=escape(f"wbcli report: {', '.join(model['run'] for model in models)}"),

@@ -34,6 +34,11 @@ class Cifar:
     def members(self) -> dict[str, str]:
         return self.train | self.test | self.meta
 
+    @property
+    def marks(self) -> tuple[str, str]:
+        """By which the folder is known where it lies."""
+        return self.folder, self.archive
+
     def read(self, data_dir: Path) -> Content:
         """Both splits; the notes name the files that are not the published ones."""
         folder = self.fetch(data_dir)

@@ -60,7 +60,7 @@ def read(root: Path) -> Content:
     ]
     rows = {name: read_rows(root / f"{name}.csv", problems, notes) for name in names}
     classes = _classes(root / "train.csv", rows["train"], problems)
-    problems += _twice(root, rows)
+    problems += twice(root, rows)
     splits = {
         name: arrays(root / f"{name}.csv", rows[name], classes, "train.csv", problems)
         for name in names
@@ -209,7 +209,7 @@ def _wrong(row: Row) -> str | None:
     return None
 
 
-def _twice(root: Path, rows: dict[str, list[Row]]) -> list[Problem]:
+def twice(root: Path, rows: dict[str, list[Row]]) -> list[Problem]:
     """What is said of pictures that the lists name a second time."""
     first: dict[str, tuple[str, Row]] = {}
     problems = []

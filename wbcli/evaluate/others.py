@@ -1,0 +1,91 @@
+"""Another labelled set to measure a run on, and how it is told from the run's own data set."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from wbcli.config.settings import Config
+from wbcli.data import sources
+from wbcli.data.datasets import Dataset, Split
+from wbcli.data.pictures.decoding import Pictures
+from wbcli.data.pictures.whole import in_memory
+from wbcli.data.record import Record
+from wbcli.data.sets import folder, labelled, own_lists
+from wbcli.words import counted
+
+
+def is_another(config: Config, recorded: Record, data_dir: Path) -> bool:
+    """Whether what lies in `data_dir` is another set than the run's own, which may lie elsewhere.
+
+    A set with a name is known by its files. A folder of one's own is the run's under the run's
+    name, in `data_dir` or as `data_dir`; where there is nothing but train/ it can be no other.
+    """
+    classes = recorded.class_names or []
+    source = sources.find(config.dataset)
+    if source.num_classes is not None:
+        places = (data_dir, data_dir / source.name)
+        if any((place / mark).exists() for place in places for mark in source.marks):
+            return False
+        return labelled.has_test(data_dir) or labelled.has_classes(data_dir, classes)
+    if folder.is_one(data_dir / config.dataset):
+        return False
+    trains = own_lists.is_one(data_dir) or (
+        (data_dir / "train").is_dir() and "train" not in classes
+    )
+    if trains:
+        return data_dir.resolve().name != config.dataset and labelled.has_test(data_dir)
+    return labelled.has_test(data_dir) or labelled.has_folders(data_dir)
+
+
+def load(config: Config, recorded: Record, data_dir: Path) -> Dataset:
+    """The set in `data_dir` as test images of the run: its classes, counts, groups and limits.
+
+    Raises:
+        ValueError: see `labelled.read`; or the run does not say what its classes are called.
+    """
+    if recorded.class_names is None:
+        raise ValueError(
+            f"run {recorded.run} does not say what its classes are called, as older versions of "
+            "wbcli did not: it can be measured on its own data set only"
+        )
+    (pictures, labels), notes = labelled.read(data_dir, recorded.class_names, recorded.run)
+    source = sources.find(config.dataset)
+    images = pictures if source.image_size else in_memory(pictures, source.image)
+    unknown = [recorded.unknown_groups()] * (recorded.original_counts is None)
+    return Dataset(
+        name=config.dataset,
+        source=source,
+        train=Split(images[np.arange(0)], labels[:0]),
+        test=Split(images, labels),
+        val=None,
+        class_names=recorded.class_names,
+        class_counts=recorded.class_counts,
+        original_counts=recorded.original_counts,
+        limits=recorded.limits,
+        image_size=config.image_size or source.image_size,
+        notes=notes,
+        chosen=None,
+        changes=[*_have_trained(config, recorded, pictures), *unknown],
+    )
+
+
+def _have_trained(config: Config, recorded: Record, pictures: Pictures) -> list[str]:
+    """A sentence about files of the set that have trained the run, if there are any."""
+    if recorded.images is None or recorded.images.train.digest is not None:
+        return []
+    root = os.path.join(os.path.abspath(config.data_dir), config.dataset)
+    names = map(os.fsdecode, recorded.images.train.keys.tolist())
+    trained = {os.path.normpath(os.path.join(root, name)) for name in names}
+    here = os.path.abspath(pictures.root)
+    found = [
+        i
+        for i in range(len(pictures))
+        if os.path.normpath(os.path.join(here, pictures.name(i))) in trained
+    ]
+    if not found:
+        return []
+    return [
+        f"{counted(len(found), 'picture')} of this set trained run {recorded.run}, such as "
+        f"{pictures.describe(found[0])}: the numbers are too good"
+    ]
