@@ -31,7 +31,7 @@ from files.test_readers import idx
 from wbcli.config.resolve import resolve_stage1
 from wbcli.config.settings import Config
 from wbcli.data.pictures import decoding
-from wbcli.data.sets import cifar, lists
+from wbcli.data.sets import cifar, lists, own_lists
 from wbcli.files import pickles, readers, weights
 from wbcli.runs import metrics
 from wbcli.runs.find import all_runs
@@ -97,6 +97,10 @@ LISTS = [
     "".join(f"train/c{k}/{i}.jpg {k}\n" for k in range(K) for i in range(3)).encode(),
     "\ufeffa b/é.jpg 0\r\n\r\nx/\0.jpg 1\r\n../y.jpg 2".encode(),
 ]
+OWN_LISTS = [
+    '\ufeffpath,label\r\n"a, b.jpg",é\r\n\r\n../y.jpg,"big ""x"""\r\n'.encode(),
+    b'label,path,width\nant,/x.jpg,3\nbee,"a\nb.jpg",\n"cat",c.jpg,5',
+]
 ANNOTATIONS = [
     json.dumps(
         {
@@ -139,6 +143,18 @@ def test_lists(content):
     Path("list").write_bytes(content)
     if listing := watched(lambda: lists.read_list(Path("list"), K, Path())):
         check_listing(listing)
+
+
+@fuzz
+@given(content=damaged(OWN_LISTS), split=st.sampled_from(["train", "test"]))
+def test_own_lists(content, split):
+    for name in ("train", "test"):
+        Path(f"{name}.csv").write_bytes(content if name == split else b"path,label\na,ant\nb,bee\n")
+    found = watched(lambda: own_lists.read(Path()))
+    for part in (found.train, found.test) if found else ():
+        assert len(part[0]) == len(part[1])
+        assert ((part[1] >= 0) & (part[1] < len(found.class_names))).all()
+        assert all(part[0].name(i) and "\0" not in part[0].name(i) for i in range(len(part[0])))
 
 
 @fuzz
@@ -336,6 +352,10 @@ def test_what_is_not_damaged_is_read():
         assert decoding.decode(content, (8, 8), decoding.eval_crop).shape == (8, 8, 3)
     Path("list").write_bytes(LISTS[0])
     assert len(lists.read_list(Path("list"), K, Path()).labels) == 3 * K
+    for content, names in zip(OWN_LISTS, (['big "x"', "é"], ["ant", "bee", "cat"]), strict=True):
+        Path("train.csv").write_bytes(content)
+        Path("test.csv").write_bytes(content)
+        assert own_lists.read(Path()).class_names == names
     Path("json").write_bytes(ANNOTATIONS[0])
     assert len(lists.read_coco(Path("json"), K, Path())[0].labels) == K
 

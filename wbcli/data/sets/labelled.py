@@ -58,6 +58,7 @@ def _read_list(path: Path, class_names: list[str], run: str) -> tuple[Arrays, li
     problems: list[Problem] = []
     notes: list[str] = []
     rows = own_lists.read_rows(path, problems, notes)
+    rows = [row._replace(label=printable(row.label)) for row in rows]  # as a run keeps them
     _check_known(path, {row.label: row.line for row in reversed(rows)}, class_names, run)
     pictures, labels = own_lists.arrays(path, rows, class_names, f"run {run}", problems)
     problems += [*own_lists.twice(path.parent, {"test": rows}), *lists.missing(pictures)]

@@ -212,10 +212,10 @@ def _wrong(row: Row) -> str | None:
 def twice(root: Path, rows: dict[str, list[Row]]) -> list[Problem]:
     """What is said of pictures that the lists name a second time."""
     first: dict[str, tuple[str, Row]] = {}
-    problems = []
+    problems, here = [], os.path.abspath(root)
     for name, of_list in rows.items():
         for row in of_list:
-            key = os.path.normpath(os.path.join(os.path.abspath(root), row.path))
+            key = os.path.normpath(os.path.join(here, row.path))
             known, other = first.setdefault(key, (name, row))
             if other is row:
                 continue

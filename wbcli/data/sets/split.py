@@ -7,6 +7,7 @@ names of the classes and their pictures alone.
 import math
 import os
 import zlib
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -165,10 +166,8 @@ def _copies(
 
     Only files of one size are read.
     """
-    sizes: dict[int, int] = {}
     size_of = [os.stat(folder / path).st_size for _, path in pictures]
-    for size in size_of:
-        sizes[size] = sizes.get(size, 0) + 1
+    sizes = Counter(size_of)
     groups: dict[object, list[Picture]] = {}
     for picture, size in zip(pictures, size_of, strict=True):
         key: object = picture
@@ -200,12 +199,11 @@ def _shuffled(groups: list[list[Picture]], names: list[str], seed: int) -> list[
 
 def _take(group: list[Picture], room: dict[str, list[int]]) -> str:
     """The list with room for all of a group, which is taken; train has room for everything."""
+    needed = Counter(label for label, _ in group)
     for name in ("test", "val"):
-        left = room[name].copy()
-        for label, _ in group:
-            left[label] -= 1
-        if min(left) >= 0:
-            room[name] = left
+        if all(room[name][label] >= count for label, count in needed.items()):
+            for label, count in needed.items():
+                room[name][label] -= count
             return name
     return "train"
 
