@@ -48,7 +48,8 @@ def test_training_prints_json_and_nothing_else_on_stdout(wbcli):
     third = wbcli("normalize", "--tau", "1", "--json").json
     for result in (second, third):
         assert set(result) == {"run", "path", "seconds", "accuracy"}
-        assert wbcli("eval", result["run"], "--json").json["accuracy"] == result["accuracy"]
+        measured = wbcli("eval", result["run"], "--json").json["accuracy"]
+        assert measured == result["accuracy"] | {"images": measured["images"]}
 
 
 def test_runs_shows_the_epoch_that_was_measured_last(wbcli):
@@ -108,6 +109,9 @@ def test_eval_json(wbcli, trained):
         "train_images",
         "test_images",
         "accuracy",
+        "precision",
+        "recall",
+        "f1",
         "marginal_likelihood",
         "row_norm",
     }

@@ -53,6 +53,27 @@ def test_accuracy_by_class(metrics):
     np.testing.assert_allclose(metrics["accuracy"], [200 / 3, 50, math.nan])
 
 
+def test_accuracy_over_images_is_not_the_mean_over_classes(metrics):
+    """Three of five images are right; the mean over classes is (2/3 + 1/2)/2."""
+    assert metrics["image_accuracy"] == pytest.approx(60)
+    means = group_means(metrics["accuracy"], {})
+    assert means["all"] == pytest.approx(100 * (2 / 3 + 1 / 2) / 2)
+
+
+def test_precision_and_f1_of_each_class(metrics):
+    """Predictions are 0, 1, 0, 1, 2: class 2 has no image, so no recall and no F1, but it is
+    predicted once, and wrongly."""
+    np.testing.assert_allclose(metrics["precision"], [100, 50, 0])
+    np.testing.assert_allclose(metrics["f1"], [100 * 4 / 5, 100 * 2 / 4, math.nan])
+
+
+def test_a_class_that_is_never_predicted_has_no_precision_and_an_f1_of_0():
+    found = measure(Table(), as_batches([[0.9, 0.05, 0.05]] * 5), 3)
+    np.testing.assert_allclose(found["precision"], [60, math.nan, math.nan])
+    np.testing.assert_allclose(found["f1"], [100 * 6 / 8, 0, math.nan])
+    assert found["macro_f1"] == pytest.approx(100 * 6 / 8 / 2)
+
+
 def test_nll_is_the_mean_over_images(metrics):
     by_hand = -sum(math.log(p) for p in (0.5, 0.1, 0.8, 0.72, 0.2)) / 5
     assert metrics["nll"] == pytest.approx(by_hand, rel=1e-6)

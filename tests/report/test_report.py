@@ -129,7 +129,7 @@ def test_the_numbers_are_those_of_eval(wbcli, trained):
     cells = [
         cell.text for cell in parse(trained / "second/report.html").find(".//table").iter("td")
     ]
-    values = [result["accuracy"][key] for key in ("all", "many", "medium", "few")]
+    values = [result["accuracy"][key] for key in ("all", "many", "medium", "few", "images")]
     values += [result[key] for key in ("top5", "macro_f1", "nll", "ece")]
     assert cells == [f"{value:.2f}" for value in values] + ["–"] * 3
 
@@ -211,7 +211,7 @@ def result_of(measured):
             "num_images": 10,
             "checkpoint": "last",
             "tta": False,
-            "accuracy": dict.fromkeys(("all", "many", "medium", "few"), 50.0),
+            "accuracy": dict.fromkeys(("all", "many", "medium", "few", "images"), 50.0),
             "temperature": None,
             "ece_with_temperature": None,
         }

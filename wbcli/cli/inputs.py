@@ -33,6 +33,14 @@ def needs_extra(extra: str, *packages: str) -> None:
             raise click.ClickException(f"{command} needs {package}: pip install 'wbcli[{extra}]'")
 
 
+def check_new_file(option: str, path: Path) -> None:
+    """Refuse to write over a file of the user's, or into a folder that is not there."""
+    if path.exists():
+        raise ValueError(f"{option} {path} exists: choose another name, or delete it")
+    if not path.parent.is_dir():
+        raise ValueError(f"{option} {path}: there is no folder {path.parent}")
+
+
 @contextmanager
 def kept_when_stopped():
     """Say how to go on when Ctrl-C or SIGTERM ends a search or a study."""

@@ -1,22 +1,32 @@
 """eval and runs: measure runs and list them."""
 
 import csv
+import io
 import sys
 import time
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 
 from wbcli import console
-from wbcli.cli.inputs import CHOSEN_ON_TEST, find_runs, reference_to, wrong_usage
+from wbcli.cli.inputs import (
+    CHOSEN_ON_TEST,
+    check_new_file,
+    find_runs,
+    reference_to,
+    wrong_usage,
+)
 from wbcli.cli.options import everywhere, json_option
-from wbcli.cli.parameters import Command
+from wbcli.cli.parameters import Command, NamedPath
+from wbcli.files import storage
 from wbcli.runs.find import all_runs
 from wbcli.runs.metrics import measured
 from wbcli.runs.run import Run
 from wbcli.words import are, counted, has
 
-ACCURACIES = ("many", "medium", "few", "all")
+ACCURACIES = ("many", "medium", "few", "all")  # means over classes
+MEASURED = (*ACCURACIES, "images")  # and over images
 METRICS = ("top5", "macro_f1", "nll", "ece")
 
 
@@ -35,20 +45,39 @@ METRICS = ("top5", "macro_f1", "nll", "ece")
 @click.option("--tta/--no-tta", default=None, help="Average the image and its mirror image.")
 @json_option
 @click.option("--csv", "as_csv", is_flag=True, help="Print a CSV line for each run.")
+@click.option(
+    "--confusion",
+    type=NamedPath(),
+    metavar="FILE.csv",
+    help="Write how often each class (row) was predicted as each class (column).",
+)
 @everywhere
 def eval_command(
-    names, split, checkpoint, tta, as_json, as_csv, runs_dir, device, precision, data_dir, seed
+    names,
+    split,
+    checkpoint,
+    tta,
+    as_json,
+    as_csv,
+    confusion,
+    runs_dir,
+    device,
+    precision,
+    data_dir,
+    seed,
 ):
     """Measure runs.
 
-    Accuracy over all, many-, medium- and few-shot classes, likelihoods and calibration.
-    Without RUN it takes the newest finished run; -v prints every class. --data-dir may name another
-    labelled set: a folder that holds CLASS/, test/CLASS/ or test.csv.
+    Accuracy as the mean over all, many-, medium- and few-shot classes, and over images;
+    likelihoods and calibration. Without RUN it takes the newest finished run; -v prints every
+    class, with its precision, recall and F1. --data-dir may name another labelled
+    set: a folder that holds CLASS/, test/CLASS/ or test.csv.
 
     \b
     Example:
       wbcli eval
       wbcli eval naive digitslt-stage2-001 --json
+      wbcli eval naive --confusion confusion.csv
     """
     from wbcli import device as devices
     from wbcli.evaluate.measured import evaluate_run
@@ -56,9 +85,13 @@ def eval_command(
     with wrong_usage():
         if as_json and as_csv:
             raise ValueError("--json and --csv exclude each other: give one of them")
+        if confusion:
+            check_new_file("--confusion", confusion)
         device = devices.resolve(device)
         devices.resolve_precision(precision, device)  # what this device cannot do
         chosen = find_runs(runs_dir, names)
+        if confusion and len(chosen) > 1:
+            raise ValueError("--confusion FILE.csv is of one run: name one RUN")
     devices.prepare(device, precision, 0, deterministic=False)
     results = [
         evaluate_run(
@@ -69,10 +102,13 @@ def eval_command(
             tta=tta,
             precision=precision,
             data_dir=data_dir,
+            confusion="classes" if confusion else None,
             on_note=console.warn,
         )
         for run in chosen
     ]
+    if confusion:
+        _write_confusion(confusion, **results[0].pop("confusion"))
     for result in results:
         absent = sum(c["test_images"] == 0 for c in result["per_class"])
         if absent:
@@ -91,10 +127,10 @@ def eval_command(
 
 
 def _print_results(results: list[dict]) -> None:
-    columns = ["run", "split", "checkpoint", "mirror", *ACCURACIES, *METRICS]
+    columns = ["run", "split", "checkpoint", "mirror", *MEASURED, *METRICS]
     rows = [
         [r["run"], r["split"], r["checkpoint"], "yes" if r["tta"] else "no"]
-        + [r["accuracy"][key] for key in ACCURACIES]
+        + [r["accuracy"][key] for key in MEASURED]
         + [r[key] for key in METRICS]
         for r in results
     ]
@@ -103,7 +139,7 @@ def _print_results(results: list[dict]) -> None:
         keys = ("temperature", "nll_with_temperature", "ece_with_temperature")
         rows = [row + [r[key] for key in keys] for row, r in zip(rows, results, strict=True)]
     limits = {(r["dataset"], r["limits"]["many"], r["limits"]["few"]) for r in results}
-    caption = "per cent, but nll in nats; " + "; ".join(
+    caption = "per cent, but nll in nats; images: accuracy over images, not classes; " + "; ".join(
         f"{dataset}: many over {many} training images, few under {few}"
         for dataset, many, few in sorted(limits)
     )
@@ -133,13 +169,22 @@ def _print_csv(results: list[dict]) -> None:
     rest = (*METRICS, "temperature", "nll_with_temperature", "ece_with_temperature")
     writer = csv.writer(sys.stdout, lineterminator="\n")
     elsewhere = ["measured_on"] * any("measured_on" in r for r in results)
-    writer.writerow([*plain, *ACCURACIES, *rest, *elsewhere])
+    writer.writerow([*plain, *MEASURED, *rest, *elsewhere])
     for r in results:
         writer.writerow(
-            [*[r[key] for key in plain], *[r["accuracy"][key] for key in ACCURACIES]]
+            [*[r[key] for key in plain], *[r["accuracy"][key] for key in MEASURED]]
             + [r[key] for key in rest]
             + [r.get(key) for key in elsewhere]
         )
+
+
+def _write_confusion(path: Path, names: list[str], counts) -> None:
+    """Counts [K, K], rows true, columns predicted, with names in the header and before each row."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["true \\ predicted", *names])
+    writer.writerows([name, *row.tolist()] for name, row in zip(names, counts, strict=True))
+    storage.write_file(path, text.getvalue().encode("utf-8", "backslashreplace"))
 
 
 @click.command("runs", cls=Command)

@@ -6,7 +6,13 @@ import sys
 import click
 
 from wbcli import console
-from wbcli.cli.inputs import find_runs, needs_extra, reference_to, wrong_usage
+from wbcli.cli.inputs import (
+    check_new_file,
+    find_runs,
+    needs_extra,
+    reference_to,
+    wrong_usage,
+)
 from wbcli.cli.options import everywhere, json_option
 from wbcli.cli.parameters import Command, NamedPath
 from wbcli.runs.find import find
@@ -125,10 +131,8 @@ def export_command(run, form, output, checkpoint, as_json, runs_dir, data_dir, *
     with wrong_usage():
         (run,) = find_runs(runs_dir, (run,) if run else ())
         path = output or run.path / f"export{export.SUFFIXES[form]}"
-        if output and output.exists():
-            raise ValueError(f"--output {output} exists: choose another name, or delete it")
-        if not path.parent.is_dir():
-            raise ValueError(f"--output {output}: there is no folder {path.parent}")
+        if output:
+            check_new_file("--output", output)
     model = predict.load(run, checkpoint)
     dataset = recorded.for_run(model.config, run.data_record(), data_dir=data_dir)
     images = export.real_images(dataset)

@@ -44,7 +44,7 @@ def evaluate_run(
     tta: bool | None,
     precision: str,
     data_dir: Path | None = None,
-    confusion: bool = False,
+    confusion: str | None = None,
     on_note: Callable[[str], None] = lambda text: None,
 ) -> dict:
     """What `wbcli eval` prints of a run, and writes into its result.json.
@@ -56,8 +56,9 @@ def evaluate_run(
         precision: `auto` takes what the run's recipe says.
         data_dir: None takes the run's; of another labelled set (`others`) the test images are
             measured, and nothing is written.
-        confusion: also return, but do not write, `confusion`: {"names", "counts"}, classes
-            by training images, most first (`confusion_groups`).
+        confusion: also return, but do not write, `confusion`: {"names", "counts" [G, G]}, of all
+            classes in their order (`classes`), or for a figure by training images, most first
+            (`groups`: see `confusion_groups`).
         on_note: told how the data set differs from what trained the run, and why the numbers
             cannot be kept in the run's folder.
 
@@ -80,7 +81,9 @@ def evaluate_run(
     network.to(device, memory_format=torch.channels_last)
     groups = None
     if confusion:
-        index, names = confusion_groups(_known_counts(run, dataset), dataset.class_names)
+        index, names = np.arange(dataset.num_classes), dataset.class_names
+        if confusion == "groups":
+            index, names = confusion_groups(_known_counts(run, dataset), names)
         groups = torch.from_numpy(index).to(device)
     kept = None
     if elsewhere:
@@ -95,7 +98,7 @@ def evaluate_run(
     else:  # what a run keeps is of its own data set
         _keep(run, config, result, dataset.has("val"), on_note)
     if confusion:
-        result |= {"confusion": {"names": names, "counts": metrics["confusion"].tolist()}}
+        result |= {"confusion": {"names": names, "counts": metrics["confusion"]}}
     return result
 
 
@@ -162,7 +165,8 @@ def _result(
         "num_classes": dataset.num_classes,
         "num_images": metrics["num_images"],
         "limits": dataset.limits,
-        "accuracy": group_means(metrics["accuracy"], dataset.groups()),
+        "accuracy": group_means(metrics["accuracy"], dataset.groups())
+        | {"images": float(metrics["image_accuracy"])},
         **{key: float(metrics[key]) for key in ("top5", "macro_f1", "nll", "ece")},
         **{key: metrics[key] for key in TEMPERED},
         "reliability": _reliability(metrics),
@@ -214,13 +218,20 @@ def _reliability(metrics: dict) -> list[dict]:
 def _per_class(network: Network, dataset: datasets.Dataset, metrics: dict) -> list[dict]:
     norms = network.classifier.row_norms()
     norms = [None] * dataset.num_classes if norms is None else norms.tolist()
+    precision, recall, f1 = (
+        [None if np.isnan(value) else value for value in metrics[key].tolist()]
+        for key in ("precision", "accuracy", "f1")
+    )
     return [
         {
             "class": k,
             "name": dataset.class_names[k],
             "train_images": dataset.class_counts[k] if dataset.class_counts else None,
             "test_images": int(metrics["images"][k]),
-            "accuracy": None if np.isnan(metrics["accuracy"][k]) else float(metrics["accuracy"][k]),
+            "accuracy": recall[k],
+            "precision": precision[k],
+            "recall": recall[k],
+            "f1": f1[k],
             "marginal_likelihood": float(metrics["marginal_likelihood"][k]),
             "row_norm": norms[k],
         }

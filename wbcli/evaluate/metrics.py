@@ -35,26 +35,37 @@ def measure(
         groups: int64 [K] on the device, the group 0..G-1 of each class; asks for `confusion`.
 
     Returns:
-        num_images; per class [K] arrays `images`, `accuracy` (per cent, NaN without
-        images), `marginal_likelihood` (mean probability of the class over all images);
+        num_images, `image_accuracy` (per cent of them); per class [K] arrays `images`, `accuracy`
+        (the recall), `precision` and `f1` (per cent, NaN as below), `marginal_likelihood` (mean
+        probability of the class over all images);
         `top5` (per cent, mean over classes), `macro_f1` (per cent), `nll` (nats, mean over
         images), `ece` (per cent, 15 equal-width bins of the top probability); per bin
         [15] arrays `bin_images`, and sums `bin_confidence` and `bin_hits`;
         `nll_with_temperature` and `ece_with_temperature`, None without; with `groups`
-        also `confusion` [G, G], images by the group of their label and of their prediction.
+        also `confusion` int64 [G, G], images by the group of their label and of their prediction.
+        Of TP hits, P predictions and N images of a class, precision is TP/P, NaN for a class that
+        is never predicted; recall is TP/N and F1 is 2·TP/(P + N), NaN for a class without images.
     """
     network.eval()
     num_groups = 0 if groups is None else int(groups.max()) + 1
-    sums = None
+    sums, confusion = None, None
     for images, labels in batches:
         logits = logits_of(network, images, tta)
-        terms = _batch_sums(logits, labels, num_classes, groups, num_groups)
+        terms, predicted = _batch_sums(logits, labels, num_classes)
+        if groups is not None:  # one [G²] for all batches: G may be thousands of classes
+            if confusion is None:
+                confusion = torch.zeros(num_groups**2, dtype=torch.int64, device=labels.device)
+            pairs = groups[labels] * num_groups + groups[predicted]
+            confusion.index_add_(0, pairs, torch.ones_like(pairs))
         if temperature is not None:
             tempered = F.log_softmax(logits / temperature, 1)
             tempered = _calibration_sums(tempered, *tempered.exp().max(1), labels)
             terms |= {f"tempered_{key}": value for key, value in tempered.items()}
         sums = terms if sums is None else {key: sums[key] + terms[key] for key in sums}
-    return _metrics({key: value.cpu().numpy() for key, value in sums.items()})
+    found = _metrics({key: value.cpu().numpy() for key, value in sums.items()})
+    if confusion is not None:
+        found["confusion"] = confusion.view(num_groups, num_groups).cpu().numpy()
+    return found
 
 
 def logits_of(network: nn.Module, images: Tensor, tta: bool) -> Tensor:
@@ -64,8 +75,9 @@ def logits_of(network: nn.Module, images: Tensor, tta: bool) -> Tensor:
 
 
 def _batch_sums(
-    logits: Tensor, labels: Tensor, num_classes: int, groups: Tensor | None, num_groups: int
-) -> dict[str, Tensor]:
+    logits: Tensor, labels: Tensor, num_classes: int
+) -> tuple[dict[str, Tensor], Tensor]:
+    """What is summed over batches, and the predictions [B]."""
     log_probabilities = F.log_softmax(logits, 1)
     probabilities = log_probabilities.exp()
     top = logits.topk(min(5, num_classes), 1).indices  # [B, ≤5]
@@ -79,10 +91,7 @@ def _batch_sums(
         "likelihood": probabilities.double().sum(0),
         **_calibration_sums(log_probabilities, confidence, predicted, labels),
     }
-    if groups is not None:
-        pairs = _sums_at(groups[labels] * num_groups + groups[predicted], num_groups**2)
-        sums["confusion"] = pairs.view(num_groups, num_groups)
-    return sums
+    return sums, predicted
 
 
 def _calibration_sums(
@@ -105,25 +114,28 @@ def _sums_at(index: Tensor, size: int, weights: Tensor | None = None) -> Tensor:
 
 
 def _metrics(sums: dict[str, np.ndarray]) -> dict:
-    images, hits = sums["images"], sums["hits"]
+    images, hits, predicted = sums["images"], sums["hits"], sums["predicted"]
     present, total = images > 0, images.sum()
     with np.errstate(invalid="ignore"):
         accuracy, top5 = 100 * hits / images, 100 * sums["hits5"] / images
-    f1 = 200 * hits[present] / (images + sums["predicted"])[present]
+        precision = 100 * hits / predicted
+        f1 = np.where(present, 200 * hits / (images + predicted), np.nan)
     tempered = "tempered_nll" in sums
     return {
         "num_images": int(total),
+        "image_accuracy": 100 * hits.sum() / total,
         "images": images.astype(int),
         "accuracy": accuracy,
+        "precision": precision,
+        "f1": f1,
         "marginal_likelihood": sums["likelihood"] / total,
         "top5": top5[present].mean(),
-        "macro_f1": f1.mean(),
+        "macro_f1": f1[present].mean(),
         "nll": sums["nll"].item() / total,
         "ece": _ece(sums, total),
         "nll_with_temperature": sums["tempered_nll"].item() / total if tempered else None,
         "ece_with_temperature": _ece(sums, total, "tempered_") if tempered else None,
         **{key: sums[key] for key in ("bin_images", "bin_confidence", "bin_hits")},
-        **({"confusion": sums["confusion"]} if "confusion" in sums else {}),
     }
 
 

@@ -20,6 +20,7 @@ COLUMNS = {  # heading: where the number is in a result
     "Many": ("accuracy", "many"),
     "Medium": ("accuracy", "medium"),
     "Few": ("accuracy", "few"),
+    "Images": ("accuracy", "images"),
     "Top 5": ("top5",),
     "Macro F1": ("macro_f1",),
     "NLL": ("nll",),
@@ -115,8 +116,9 @@ def render(models: list[Model], records: list[dict[str, Any]], pictures: list[Pi
         warnings="".join(map(_warning, models, records)),
         numbers=_numbers(models),
         note=escape(
-            f"Per cent, but NLL in nats. Accuracies are means over classes; Many: over "
-            f"{first['limits']['many']} training images, Few: under {first['limits']['few']}. "
+            f"Per cent, but NLL in nats. Accuracies are means over classes, Images is over images; "
+            f"Many: over {first['limits']['many']} training images, Few: under "
+            f"{first['limits']['few']}. "
             "ECE has 15 bins; T is the temperature fitted on validation images."
         ),
         figures="\n".join(map(_figure, pictures)),

@@ -116,7 +116,7 @@ def write(
             tta=None,
             precision=precision,
             data_dir=data_dir,
-            confusion=True,
+            confusion="groups",
             on_note=on_note,
         )
         for run in chosen
