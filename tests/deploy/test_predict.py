@@ -141,6 +141,39 @@ def test_a_broken_picture_is_named_and_the_others_are_classified(wbcli, trained,
     assert result.err.endswith("Error: 1 of 7 files is no whole picture\n")
 
 
+def test_json_and_csv_list_the_files_that_cannot_be_read_with_the_reason(wbcli, trained, folder):
+    (folder / "empty, with comma.jpg").write_bytes(b"")
+    (folder / "text.jpg").write_text("text")
+    (folder / "gone.jpg").symlink_to("nowhere")
+    expected = [
+        {"file": f"{folder}/empty, with comma.jpg", "reason": "the file is empty"},
+        {"file": f"{folder}/gone.jpg", "reason": "No such file or directory"},
+        {"file": f"{folder}/text.jpg", "reason": "not a picture that Pillow can read"},
+    ]
+    result = wbcli("predict", "with_val", folder, "--json")
+    assert (result.code, result.json["broken"]) == (1, expected)
+    assert len(result.json["images"]) == 6
+    result = wbcli("predict", "with_val", folder, "--csv", "--top", 2)
+    rows = list(csv.DictReader(io.StringIO(result.out)))
+    assert (result.code, len(rows)) == (1, 6 * 2 + 3)
+    assert {row["reason"] for row in rows[:-3]} == {""}
+    nothing = dict.fromkeys(("rank", "class", "name", "probability"), "")
+    assert rows[-3:] == [file | nothing for file in expected]
+    assert wbcli("predict", "with_val", folder / "more", "--json").json["broken"] == []
+
+
+@pytest.mark.parametrize(("run", "value"), [("with_val", "probability"), ("without", "score")])
+def test_json_and_csv_are_whole_where_no_file_can_be_read(wbcli, trained, folder, run, value):
+    (folder / "broken.jpg").write_bytes(b"")
+    lines = wbcli("predict", run, folder / "broken.jpg", "--csv").out.splitlines()
+    assert lines == [
+        f"file,rank,class,name,{value},reason",
+        f"{folder}/broken.jpg,,,,,the file is empty",
+    ]
+    result = wbcli("predict", run, folder / "broken.jpg", "--json")
+    assert (result.code, result.json["images"], len(result.json["broken"])) == (1, [], 1)
+
+
 def test_what_is_left_out_of_folders_is_said_once(wbcli, trained, folder):
     for name in ("a.heic", "b.txt", ".DS_Store", "more/._0.jpg", "more/c.txt"):
         (folder / name).touch()

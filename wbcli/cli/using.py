@@ -24,13 +24,19 @@ from wbcli.words import counted
 @click.argument("given", metavar="FILE|FOLDER...", nargs=-1, required=True, type=NamedPath())
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Classes shown.")
 @json_option
-@click.option("--csv", "as_csv", is_flag=True, help="Print a CSV line for each picture and class.")
+@click.option(
+    "--csv",
+    "as_csv",
+    is_flag=True,
+    help="Print a CSV line for each picture and class, and for each file that cannot be read.",
+)
 @everywhere
 def predict_command(run, given, top, as_json, as_csv, runs_dir, device, precision, data_dir, seed):
     """Classify one's own pictures with a run.
 
     Probabilities have the temperature that was fitted on the run's validation images; a run
-    without them gives scores. Folders are searched for pictures.
+    without them gives scores. Folders are searched for pictures. Files that cannot be read are
+    named with the reason, and it then exits with 1.
 
     \b
     Example:
@@ -55,38 +61,44 @@ def predict_command(run, given, top, as_json, as_csv, runs_dir, device, precisio
             f"{run.name} has no temperature, since {model.missing}: "
             "these are scores (logits), no probabilities"
         )
-    images, broken = [], 0
+    images, broken = [], []
     for path, answer in predict.predict(model, paths, device, precision, top):
         if isinstance(answer, str):
             console.warn(f"{path}: {answer}")
-            broken += 1
+            broken.append({"file": str(path), "reason": answer})
         else:
             images.append({"file": str(path), "top": answer})
     reference = reference_to(run, runs_dir)
+    value = "score" if model.temperature is None else "probability"
     if as_json:
         found = {"run": reference, "temperature": model.temperature, "images": images}
-        console.print_json(found)
+        console.print_json(found | {"broken": broken})
+    elif as_csv:
+        _print_csv(images, broken, value)
     elif images:
-        _print_predictions(images, as_csv)
+        _print_table(images, value)
     if broken:
-        what = "is no whole picture" if broken == 1 else "are no whole pictures"
-        raise click.ClickException(f"{broken} of {counted(len(paths), 'file')} {what}")
+        what = "is no whole picture" if len(broken) == 1 else "are no whole pictures"
+        raise click.ClickException(f"{len(broken)} of {counted(len(paths), 'file')} {what}")
 
 
-def _print_predictions(images: list[dict], as_csv: bool) -> None:
-    value = list(images[0]["top"][0])[2]
+def _print_csv(images: list[dict], broken: list[dict], value: str) -> None:
+    """A line for each class of each picture; then one for each broken file, with the reason."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["file", "rank", "class", "name", value, "reason"])
+    for image in images:
+        for rank, found in enumerate(image["top"], start=1):
+            writer.writerow([image["file"], rank, found["class"], found["name"], found[value], ""])
+    writer.writerows([file["file"], "", "", "", "", file["reason"]] for file in broken)
+
+
+def _print_table(images: list[dict], value: str) -> None:
     rows = [
-        [image["file"], rank, found["class"], found["name"], found[value]]
+        ["" if rank else image["file"], found["class"], found["name"], f"{found[value]:.4f}"]
         for image in images
-        for rank, found in enumerate(image["top"], start=1)
+        for rank, found in enumerate(image["top"])
     ]
-    columns = ["file", "rank", "class", "name", value]
-    if as_csv:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerows([columns, *rows])
-        return
-    shown = [[row[0] if row[1] == 1 else "", *row[2:4], f"{row[4]:.4f}"] for row in rows]
-    console.print_table(["file", "class", "name", value], shown)
+    console.print_table(["file", "class", "name", value], rows)
 
 
 @click.command("export", cls=Command)
