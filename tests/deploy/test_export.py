@@ -53,7 +53,7 @@ def test_the_file_says_how_to_use_it(wbcli, trained, tmp_path, form):
     path = tmp_path / "runs" / "first" / f"export{export.SUFFIXES[form]}"
     assert result.json["path"] == f"runs/first/{path.name}"
     assert (result.json["run"], result.json["format"]) == ("first", form)
-    assert result.json["images"] == 16
+    assert (result.json["images"], result.json["verified_on"]) == (16, "test images")
     assert 0 <= result.json["max_difference"] < 1e-5
     about = metadata(form, path)
     assert about["class_names"] == list("0123456789")
@@ -167,15 +167,65 @@ def test_an_export_of_the_run_is_replaced_and_a_file_of_the_users_is_not(wbcli, 
     assert mine.read_text() == "precious"
 
 
-def test_without_the_data_set_nothing_is_claimed(wbcli, tmp_path):
+@pytest.fixture
+def mine(wbcli, tmp_path):
+    """A run of the folder `flowers`, which lies in `there` now."""
     folder = write_folder(tmp_path / "flowers", FLOWERS)
     size = ("--image-size", 32, "--arch", "resnet20", "--epochs", 1)
     assert wbcli("stage1", folder, *size, "--name", "mine").code == 0
-    folder.rename(tmp_path / "moved")
-    result = wbcli("export", "mine", "--format", "safetensors")
-    assert result.code == 1 and "--data-dir" in result.err and result.err.count("\n") == 1
-    assert not (tmp_path / "runs" / "mine" / "export.safetensors").exists()
     (tmp_path / "there").mkdir()
-    (tmp_path / "moved").rename(tmp_path / "there" / "flowers")
-    args = ("--format", "safetensors", "--data-dir", tmp_path / "there")
-    assert wbcli("export", "mine", *args).code == 0
+    folder.rename(tmp_path / "there" / "flowers")
+    return tmp_path / "runs" / "mine"
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_without_the_data_set_it_is_compared_on_made_up_images_and_says_so(wbcli, mine, form):
+    need(form)
+    result = wbcli("export", "mine", "--format", form, "--json")
+    assert result.code == 0, result.err
+    assert (result.json["images"], result.json["verified_on"]) == (16, "made-up images")
+    assert 0 <= result.json["max_difference"] < 1e-5
+    assert result.err.startswith("Warning: no folder flowers with train/CLASS/")
+    assert result.err.endswith("; compared on made-up images instead\n")
+    assert result.err.count("\n") == 1
+    assert metadata(form, mine / f"export{export.SUFFIXES[form]}")["class_names"] == list(FLOWERS)
+
+
+def test_the_sentence_says_what_it_was_compared_on(wbcli, mine, tmp_path):
+    args = ("export", "mine", "--format", "safetensors")
+    assert "the same logits as mine on 16 made-up images, within " in wbcli(*args).out
+    found = wbcli(*args, "--data-dir", tmp_path / "there")
+    assert (found.code, found.err) == (0, "")
+    assert "the same logits as mine on 16 test images, within " in found.out
+    asked = wbcli(*args, "--data-dir", tmp_path / "there", "--json").json
+    assert asked["verified_on"] == "test images"
+
+
+def test_made_up_images_tell_a_model_that_differs(mine, tmp_path, monkeypatch):
+    model = predict.load(Run(mine))
+    read = export._read_safetensors
+
+    def wrong(path):
+        name, logits = read(path)
+        return name, lambda images: logits(images).roll(1, 1)
+
+    monkeypatch.setattr(export, "_read_safetensors", wrong)
+    path = tmp_path / "wrong.safetensors"
+    with pytest.raises(ArithmeticError, match=r"largest logit on 16 images, expected at most"):
+        export.export(model, "mine", "safetensors", path, export.made_up_images(model))
+    assert not path.exists()
+
+
+def test_a_data_set_that_was_asked_for_and_is_not_there_is_an_error(wbcli, mine, tmp_path):
+    args = ("--format", "safetensors", "--data-dir", tmp_path)
+    result = wbcli("export", "mine", *args)
+    assert result.code == 1 and "--data-dir" in result.err and result.err.count("\n") == 1
+    assert not (mine / "export.safetensors").exists()
+
+
+def test_a_damaged_test_image_is_named_and_made_up_ones_stand_in(wbcli, mine, tmp_path):
+    (tmp_path / "there" / "flowers").rename(tmp_path / "flowers")
+    (tmp_path / "flowers/test/daisy/0.jpg").write_bytes(b"")
+    result = wbcli("export", "mine", "--format", "safetensors", "--json")
+    assert (result.code, result.json["verified_on"]) == (0, "made-up images")
+    assert "test/daisy/0.jpg: the file is empty" in result.err

@@ -2,6 +2,7 @@
 
 import csv
 import sys
+from pathlib import Path
 
 import click
 
@@ -16,6 +17,7 @@ from wbcli.cli.inputs import (
 from wbcli.cli.options import everywhere, json_option
 from wbcli.cli.parameters import Command, NamedPath
 from wbcli.runs.find import find
+from wbcli.runs.run import Run
 from wbcli.words import counted
 
 
@@ -128,8 +130,8 @@ def export_command(run, form, output, checkpoint, as_json, runs_dir, data_dir, *
     """Write a run's network for other programs.
 
     The file has the class names, the preprocessing and the temperature in it, takes batches of
-    any size, and is compared with the run on real test images before it is kept. Without RUN it
-    takes the newest finished run.
+    any size, and is compared with the run before it is kept: on real test images, or where those
+    are not there on made-up ones. Without RUN it takes the newest finished run.
 
     \b
     Example:
@@ -137,7 +139,6 @@ def export_command(run, form, output, checkpoint, as_json, runs_dir, data_dir, *
     """
     if form == "onnx":
         needs_extra("export", "onnx", "onnxscript")
-    from wbcli.data import recorded
     from wbcli.deploy import export, predict
 
     with wrong_usage():
@@ -146,19 +147,36 @@ def export_command(run, form, output, checkpoint, as_json, runs_dir, data_dir, *
         if output:
             check_new_file("--output", output)
     model = predict.load(run, checkpoint)
-    dataset = recorded.for_run(model.config, run.data_record(), data_dir=data_dir)
-    images = export.real_images(dataset)
+    images, kind = _images_to_compare(run, model, data_dir)
     result = export.export(model, run.name, form, path, images)
     if as_json:
         names = {"run": reference_to(run, runs_dir), "path": str(path), "format": form}
-        console.print_json(names | result)
+        console.print_json(names | result | {"verified_on": kind if result["images"] else None})
         return
     if result["max_difference"] is None:
         console.warn("not compared with the run: that needs onnxruntime (pip install onnxruntime)")
         click.echo(f"{path}: checked with {result['verified_with']}")
         return
-    images = counted(result["images"], f"{dataset.measured} image")
     click.echo(
-        f"{path}: the same logits as {run.name} on {images}, within "
+        f"{path}: the same logits as {run.name} on {result['images']} {kind}, within "
         f"{result['max_difference']:.1e} of the largest ({result['verified_with']})"
     )
+
+
+def _images_to_compare(run: Run, model, data_dir: Path | None):
+    """Some test images and what they are called; made-up ones where the data set is not there,
+    unless it is asked for with --data-dir.
+    """
+    from wbcli.data import recorded
+    from wbcli.deploy import export
+
+    record = run.data_record()
+    given = click.get_current_context().get_parameter_source("data_dir")
+    try:
+        dataset = recorded.for_run(model.config, record, data_dir=data_dir)
+        return export.real_images(dataset), f"{dataset.measured} images"
+    except (OSError, ValueError) as error:
+        if given is click.core.ParameterSource.COMMANDLINE:
+            raise
+        console.warn(f"{error}; compared on made-up images instead")
+        return export.made_up_images(model), "made-up images"

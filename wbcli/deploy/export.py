@@ -60,7 +60,7 @@ def export(model: Model, run_name: str, form: str, path: Path, images: Tensor) -
 
     Args:
         form: `onnx`, `torch` or `safetensors`.
-        images: real ones, uint8 [B ≥ 3, C, H, W].
+        images: uint8 [B ≥ 3, C, H, W], real ones where they are there.
 
     Returns:
         `max_difference` (largest, over the largest logit), `images`, `verified_with`.
@@ -85,7 +85,7 @@ def export(model: Model, run_name: str, form: str, path: Path, images: Tensor) -
         if not difference <= TOLERANCE:
             raise ArithmeticError(
                 f"the exported model differs from the run by {difference:.1e} of the largest "
-                f"logit on {len(images)} test images, expected at most {TOLERANCE:g}; {path} was "
+                f"logit on {len(images)} images, expected at most {TOLERANCE:g}; {path} was "
                 "not written"
             )
     return {"max_difference": difference, "images": len(images), "verified_with": verified_with}
@@ -124,6 +124,12 @@ def real_images(dataset: datasets.Dataset) -> Tensor:
         images = [decoder(0, IN_ORDER, i).transpose(2, 0, 1) for i in index.tolist()]
         return torch.from_numpy(np.stack(images))
     return torch.from_numpy(split.images[index])
+
+
+def made_up_images(model: Model) -> Tensor:
+    """Noise in the place of test images that are not there, uint8 [B, C, H, W]; always the same."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (IMAGES, *model.image), dtype=torch.uint8, generator=generator)
 
 
 @torch.no_grad()
