@@ -144,7 +144,7 @@ def test_settings_of_the_run_are_on_the_page(trained):
 def test_the_figures_show_result_json(wbcli, runs_dir, monkeypatch):
     drawn = {}
     monkeypatch.setattr(figures, "save", lambda figure, folder, name: drawn.update({name: figure}))
-    monkeypatch.setattr(report, "_write", lambda chosen, models, drawings, folder: drawings)
+    monkeypatch.setattr(report, "_write", lambda chosen, models, drawings, *rest: drawings)
     run = Run(runs_dir / "second")
     drawings = report.write([run], torch.device("cpu"), Path("here"), precision="fp32")
     axes = {drawing.name: drawing.figure.axes[0] for drawing in drawings}

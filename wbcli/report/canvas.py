@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from wbcli.files.storage import replacing
+from wbcli.report import fonts
 
 Model = dict[str, Any]  # what `wbcli eval --json` prints of a run
 
@@ -32,7 +33,7 @@ MARKERS = ("o", "s", "^", "D")
 GREY = "#808080"  # for what is no model: class counts, ideals, limits
 
 STYLE = {
-    "font.family": "DejaVu Sans",
+    "font.family": fonts.FAMILY,
     "font.size": 10,
     "axes.titlesize": 10,
     "legend.fontsize": 9,
@@ -147,13 +148,19 @@ def start_at_zero(axes: Axes) -> None:
     axes.set_ylim(0, 1.06 * axes.dataLim.y1)
 
 
-def save(figure: Figure, folder: Path, name: str) -> None:
-    """Write NAME.png and NAME.svg, byte for byte the same for the same figure."""
+def save(figure: Figure, folder: Path, name: str) -> str:
+    """Write NAME.png and NAME.svg, byte for byte the same for the same figure and fonts.
+
+    Returns:
+        The characters that no installed font has.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with rc_context(STYLE | {"svg.hashsalt": name}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # names may be in any script
+        absent = fonts.use_fallbacks(figure)
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # those: who calls says so
         with replacing(folder / f"{name}.png") as partial:
             figure.savefig(partial, format="png", dpi=PNG_DPI, metadata={"Software": None})
         with replacing(folder / f"{name}.svg") as partial:
             figure.savefig(partial, format="svg", metadata=nothing)
+    return absent

@@ -98,7 +98,7 @@ def write(
 
     Args:
         chosen: finished runs of one data set; each is measured as `wbcli eval` does.
-        on_note: told what `evaluate_run` tells.
+        on_note: told what `evaluate_run` tells, and which characters have no font.
 
     Returns:
         What `wbcli report --json` prints: `runs` (names), `page` and `figures` (paths).
@@ -130,7 +130,7 @@ def write(
         Drawing("filter_norms", *WORDS["filter_norms"], figures.filter_norms(layers)),
         *_of_decays(_unique([_stage1(run) for run in chosen])),
     ]
-    return _write(chosen, models, drawings, folder)
+    return _write(chosen, models, drawings, folder, on_note)
 
 
 def check_comparable(chosen: list[Run]) -> None:
@@ -264,13 +264,25 @@ def _all_but_wd(run: Run) -> dict:
     return {key: value for key, value in settings.items() if key not in NOT_COMPARED}
 
 
-def _write(chosen: list[Run], models: list[dict], drawings: list[Drawing], folder: Path) -> dict:
-    paths, pictures = [], []
+def _write(
+    chosen: list[Run],
+    models: list[dict],
+    drawings: list[Drawing],
+    folder: Path,
+    on_note: Callable[[str], None],
+) -> dict:
+    paths, pictures, absent = [], [], set()
     for name, title, caption, figure in drawings:
-        figures.save(figure, folder / "figures", name)
+        absent |= {*figures.save(figure, folder / "figures", name)}
         png, svg = (folder / "figures" / f"{name}.{kind}" for kind in ("png", "svg"))
         paths += [str(png), str(svg)]
         pictures.append(Picture(name, title, caption, svg.read_text(encoding="utf-8")))
+    if absent:
+        shown = " ".join(sorted(absent)[:10]) + (" …" if len(absent) > 10 else "")
+        on_note(
+            f"no installed font has {shown}: the figures show boxes in their place; install one "
+            "that has them (for Chinese, Japanese and Korean Noto Sans CJK) and repeat the command"
+        )
     page = folder / "report.html"
     with storage.replacing(page) as partial:
         text = render(models, [run.record() for run in chosen], pictures)
