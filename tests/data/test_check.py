@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from cli.test_cli import in_a_process
 from conftest import encoded, photo, write_folder, write_pictures
@@ -27,7 +28,7 @@ def texts(found: check.Findings) -> list[str]:
 
 def test_a_folder_without_fault():
     write_folder(Path("mine"), {"a": 3, "b": 1}, test=2, val=1)
-    assert examine() == ({"train": 4, "val": 2, "test": 4}, [3, 1], [], [])
+    assert examine() == ({"train": 4, "val": 2, "test": 4}, [3, 1], [], [], [])
 
 
 def test_every_file_is_read_and_told():
@@ -102,6 +103,53 @@ def test_files_that_cannot_be_read_are_no_copies_of_each_other():
     assert found.warnings == []
 
 
+def save_again(source: str, target: str, scale: float = 1, **options) -> None:
+    with Image.open(Path("mine", source)) as image:
+        size = [round(side * scale) for side in image.size]
+        kind = {".jpg": "JPEG", ".png": "PNG", ".webp": "WEBP"}[Path(target).suffix]
+        Path("mine", target).write_bytes(encoded(image.resize(size), kind, **options))
+
+
+def test_the_same_picture_in_other_encodings_and_sizes_is_a_warning(wbcli):
+    write_folder(Path("mine"), {"a": 3, "b": 1})
+    for name in ("train/a/0.jpg", "train/a/1.jpg", "test/b/0.jpg"):
+        Path("mine", name).write_bytes(encoded(photo(90, 60, seed=len(name)), "JPEG", quality=95))
+    Path("mine/train/a/1.jpg").write_bytes(encoded(photo(90, 60, seed=77), "JPEG", quality=95))
+    save_again("train/a/0.jpg", "train/a/7.png")
+    save_again("train/a/1.jpg", "train/b/7.jpg", 0.5, quality=80)
+    save_again("test/b/0.jpg", "train/b/8.jpg", 2, quality=60)
+    save_again("test/b/0.jpg", "test/a/8.webp", quality=70)
+    copy("train/a/0.jpg", "train/a/8.jpg")
+    Path("mine/train/b/9.jpg").write_bytes(b"")
+    Path("mine/train/a/9.jpg").write_bytes(b"")
+    found = examine()
+    assert sorted(found.similar) == [
+        ["test/a/8.webp", "test/b/0.jpg"],
+        ["train/a/0.jpg", "train/a/7.png"],
+        ["train/a/1.jpg", "train/b/7.jpg"],
+        ["train/b/8.jpg", "test/a/8.webp"],
+        ["train/b/8.jpg", "test/b/0.jpg"],
+    ]
+    assert found.warnings == [
+        "in train, copies of another picture of the class: 1 of 10 images, such as "
+        "train/a/0.jpg; train/a/8.jpg",
+        "looks like the same picture within a class in train: 1 pair, such as "
+        "train/a/0.jpg; train/a/7.png",
+        "looks like the same picture under two labels in train: 1 pair, such as "
+        "train/a/1.jpg; train/b/7.jpg",
+        "looks like the same picture in train and in test: 2 pairs, such as "
+        "train/b/8.jpg; test/a/8.webp",
+        "looks like the same picture under two labels in test: 1 pair, such as "
+        "test/a/8.webp; test/b/0.jpg",
+    ]
+    result = wbcli("data", "check", "mine", "--json")
+    assert result.json["similar"] == found.similar
+    assert len(result.json["problems"]) == 2, "the two empty files"
+    for name in ("train/a/9.jpg", "train/b/9.jpg"):
+        Path("mine", name).unlink()
+    assert wbcli("data", "check", "mine").code == 0
+
+
 def imagenetlt(train: list[str], test: list[str]) -> None:
     val = ["w" + line for line in train]
     for name, lines in [("train", train), ("test", test), ("val", val)]:
@@ -170,6 +218,7 @@ def test_check_in_the_terminal(wbcli):
         "dataset": "my set",
         "images": {"train": 3, "test": 4},
         "problems": ["test/a/0.jpg: the file is empty"],
+        "similar": [],
     }
 
 

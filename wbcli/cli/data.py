@@ -108,8 +108,8 @@ def check_command(name, as_json, data_dir, runs_dir, device, **options):
     """Read every file of a data set, and name what is wrong.
 
     Broken and missing files, mistakes in lists, and the same picture in two of train, val and test
-    or under two labels: it exits with 1 if there are any. Classes without images and copies within
-    a class are warnings.
+    or under two labels: it exits with 1 if there are any. Classes without images, copies within a
+    class, and files that look like the same picture saved twice are warnings.
 
     \b
     Example:
@@ -124,9 +124,8 @@ def check_command(name, as_json, data_dir, runs_dir, device, **options):
         console.warn(sentence)
     problems = [problem.text for problem in found.problems]
     if as_json:
-        console.print_json(
-            {"dataset": settings.dataset, "images": found.images, "problems": problems}
-        )
+        told = {"dataset": settings.dataset, "images": found.images, "problems": problems}
+        console.print_json(told | {"similar": found.similar})
     else:
         for problem in problems:
             click.echo(problem)

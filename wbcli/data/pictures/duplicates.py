@@ -49,7 +49,7 @@ def find(content: Content, digests: dict[str, np.ndarray]) -> tuple[list[Problem
             known = first.setdefault(place.split, {}).setdefault(label, place)
             if known is not place:
                 copies[place.split] = copies.get(place.split, 0) + 1
-                examples.setdefault(place.split, _both(content, known, place))
+                examples.setdefault(place.split, both(content, known, place))
         problems += [Problem(text) for text in _contradictions(content, first)]
     return problems, [
         f"in {split}, copies of another picture of the class: "
@@ -63,14 +63,14 @@ def _contradictions(content: Content, first: dict[str, dict[int, Place]]) -> Ite
     """Sentences about one picture: that it is in two splits, and under two labels in one."""
     firsts = {split: next(iter(labels.values())) for split, labels in first.items()}
     for a, b in _pairs(firsts):
-        yield f"the same picture in {a} and in {b}: {_both(content, firsts[a], firsts[b])}"
+        yield f"the same picture in {a} and in {b}: {both(content, firsts[a], firsts[b])}"
     names = content.class_names
     for split, labels in first.items():
         (label, place), *others = labels.items()
         for other, second in others:
             yield (
                 f"the same picture in {split} as {names[label]} and as {names[other]}: "
-                + _both(content, place, second)
+                + both(content, place, second)
             )
 
 
@@ -81,33 +81,38 @@ def _pairs(splits: dict) -> Iterator[tuple[str, str]]:
 
 def _groups(digests: dict[str, np.ndarray]) -> list[list[Place]]:
     """The places of every picture that stands more than once, in the order of its first."""
-    splits = [split for split in SPLITS if split in digests]
-    all_digests = np.concatenate([digests[split] for split in splits])
-    ends = np.cumsum([len(digests[split]) for split in splits])
+    sizes = {split: len(digests[split]) for split in SPLITS if split in digests}
+    all_digests = np.concatenate([digests[split] for split in sizes])
     read = np.flatnonzero(all_digests.any(1))
     order = read[np.lexsort(all_digests[read].T)]  # stable: equal ones stay in order
     ordered = all_digests[order]
     new = np.ones(len(order), dtype=bool)
     new[1:] = (ordered[1:] != ordered[:-1]).any(1)
     starts = np.flatnonzero(new)
-    sizes = np.diff(starts, append=len(order))
+    repeats = np.diff(starts, append=len(order))
     groups = [
         order[start : start + size].tolist()
-        for start, size in zip(starts[sizes > 1], sizes[sizes > 1], strict=True)
+        for start, size in zip(starts[repeats > 1], repeats[repeats > 1], strict=True)
     ]
-
-    def place(i: int) -> Place:
-        split = int(np.searchsorted(ends, i, side="right"))
-        return Place(splits[split], i - int(ends[split]) + len(digests[splits[split]]))
-
-    return [[place(i) for i in group] for group in sorted(groups)]
+    return [[place_at(i, sizes) for i in group] for group in sorted(groups)]
 
 
-def _both(content: Content, first: Place, second: Place) -> str:
-    return "; ".join(_describe(content, place) for place in (first, second))
+def place_at(i: int, sizes: dict[str, int]) -> Place:
+    """Where picture i stands, counted through all splits, which have these numbers of pictures."""
+    for split, size in sizes.items():
+        if i < size:
+            return Place(split, i)
+        i -= size
+    raise IndexError(i)
 
 
-def _describe(content: Content, place: Place) -> str:
+def both(content: Content, first: Place, second: Place) -> str:
+    """Where two pictures are, for a message."""
+    return "; ".join(describe(content, place) for place in (first, second))
+
+
+def describe(content: Content, place: Place) -> str:
+    """Where a picture is, for a message."""
     images = getattr(content, place.split)[0]
     if isinstance(images, Pictures):
         return images.describe(place.index)
