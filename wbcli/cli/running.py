@@ -182,7 +182,8 @@ def describe_run(settings: Config, dataset) -> None:
             f"validation: {len(dataset.val.labels)} images; training counts now "
             f"{shortened(dataset.class_counts)} (were {shortened(counts)})"
         )
-    for sentence in check.empty_classes(dataset.class_names, counts, dataset.test_counts()):
+    others = dataset.test_counts(), dataset.val_counts()
+    for sentence in check.empty_classes(dataset.class_names, counts, *others):
         console.warn(sentence)
 
 

@@ -77,10 +77,15 @@ def examine(content: Content, on_file: Callable[[int], None] = lambda count: Non
     return Findings(images_of, counts[0], problems + twice, warnings + lookalikes, alike)
 
 
-def empty_classes(names: list[str], train: list[int], test: list[int] | None) -> list[str]:
-    """Sentences about classes that have no training or no test images (None: no test set)."""
+def empty_classes(
+    names: list[str],
+    train: list[int],
+    test: list[int] | None,
+    val: list[int] | None = None,
+) -> list[str]:
+    """Sentences about classes without training, test or validation images (None: no such set)."""
     found = []
-    for what, counts in [("training", train), ("test", test)]:
+    for what, counts in [("training", train), ("test", test), ("validation", val)]:
         absent = [name for name, count in zip(names, counts or (), strict=False) if count == 0]
         if absent:
             found.append(

@@ -81,9 +81,14 @@ class Dataset:
 
     def test_counts(self) -> list[int] | None:
         """Test images of each class; None without a test set."""
-        if self.test is None:
-            return None
-        return np.bincount(self.test.labels, minlength=self.num_classes).tolist()
+        return self._counts(self.test)
+
+    def val_counts(self) -> list[int] | None:
+        """Validation images of each class; None where there are none at all."""
+        return self._counts(self.val)
+
+    def _counts(self, split: Split | None) -> list[int] | None:
+        return split and np.bincount(split.labels, minlength=self.num_classes).tolist()
 
     def split(self, name: str) -> Split:
         """`train`, `val` or `test`.
