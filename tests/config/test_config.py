@@ -185,7 +185,10 @@ def test_what_never_ends_or_fills_the_memory_is_refused(options, message):
         ({"frozen_batch_norm": ""}, "frozen_batch_norm must be one of eval, train, got ''"),
         ({"layers": 3}, "--layers must be one of 1, 2, 5, got 3"),
         ({"selected_on": "train"}, "selected_on must be one of val, test, got 'train'"),
-        ({"stage": "normalize"}, "--tau is missing: a normalize run divides by norms to its power"),
+        (
+            {"stage": "normalize", "method": "tau"},
+            "--tau is missing: a normalize run divides by norms to its power",
+        ),
     ],
 )
 def test_values_of_another_type_and_unknown_words_are_refused(options, message):

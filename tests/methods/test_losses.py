@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from wbcli.config import settings
-from wbcli.methods.losses import LOSSES, class_balanced_weights
+from wbcli.methods.losses import LOSSES, class_balanced_weights, statistic_of, terms_of
 
 # Two images, two classes. Softmax: (0.8, 0.2) and (0.25, 0.75); labels 0 and 0.
 LOGITS = torch.tensor([[math.log(4), 0.0], [0.0, math.log(3)]])
@@ -21,11 +21,109 @@ BY_HAND = {
     "cb-bce": -1.5 * 2 * (math.log(P[0]) + math.log(P[1])) / (2 * 2),
     "focal": -(0.2**2 * math.log(P[0]) + 0.75**2 * math.log(P[1])) / 2,
     "cb-focal": -1.5 * (0.2**2 * math.log(P[0]) + 0.75**2 * math.log(P[1])) / 2,
+    # z + (1.5, 0.5): odds of the right class 4·e and e/3
+    "balanced-softmax": (math.log1p(1 / (4 * math.e)) + math.log1p(3 / math.e)) / 2,
+    "logit-adjustment": (math.log1p(1 / (4 * math.e)) + math.log1p(3 / math.e)) / 2,
+    # z_y − 1.5: odds 4·e^−1.5 and e^−1.5/3
+    "ldam": (math.log1p(math.exp(1.5) / 4) + math.log1p(3 * math.exp(1.5))) / 2,
 }
 
 
-def test_the_settings_name_the_losses_that_there_are():
-    assert tuple(LOSSES) == settings.LOSSES
+def test_the_settings_name_losses_that_there_are():
+    assert set(settings.LOSSES) <= set(LOSSES)
+
+
+def sheet(name, counts, logits, label, **options):
+    """The loss of one image in float64."""
+    logits = torch.tensor([logits], dtype=torch.float64)
+    per_class = statistic_of(name, counts, options)
+    return terms_of(name, options)(logits, torch.tensor([label]), per_class).item()
+
+
+@pytest.mark.parametrize(("label", "expected"), [(0, 0.038277), (2, 6.143447)])
+@pytest.mark.parametrize("name", ["balanced-softmax", "logit-adjustment"])
+def test_balanced_softmax_is_logit_adjustment_with_tau_1(name, label, expected):
+    """n = (100, 10, 1), z = (2, 1, .5)."""
+    found = sheet(name, [100, 10, 1], [2, 1, 0.5], label)
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_tau_0_is_cross_entropy_and_no_epsilon_bends_a_rare_class():
+    """n = 2 of 437,513 images, τ = 2: π² is 2e-11, and log π² stays 2·log π."""
+    plain = math.log(1 + math.exp(-1) + math.exp(-1.5))
+    assert sheet("logit-adjustment", [100, 10, 1], [2, 1, 0.5], 0, tau=0) == pytest.approx(plain)
+    prior = statistic_of("logit-adjustment", [437_511, 2], {"tau": 2.0})
+    assert prior[1].item() == pytest.approx(2 * math.log(2 / 437_513), rel=1e-12)
+
+
+def test_margins_by_hand():
+    """n = (500, 50, 5): Δ = (.158114, .281171, .5), times s = 30; an empty class has none."""
+    found = statistic_of("ldam", [500, 50, 5], {})
+    assert (found / 30).tolist() == pytest.approx([0.158114, 0.281171, 0.5], abs=1e-6)
+    found = statistic_of("ldam", [500, 0, 5], {"max_margin": 0.3, "scale": 10.0})
+    assert found.tolist() == pytest.approx([3 * 0.01**0.25, 0, 3], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("label", "expected", "without"), [(0, 1.946120, 0.050946), (2, 21.048588, 6.050946)]
+)
+def test_ldam_by_hand(label, expected, without):
+    """c = (.6, .5, .4), s = 30, n = (500, 50, 5)."""
+    logits = [18.0, 15.0, 12.0]
+    assert sheet("ldam", [500, 50, 5], logits, label) == pytest.approx(expected, abs=1e-6)
+    found = sheet("ldam", [500, 50, 5], logits, label, max_margin=0.0)
+    assert found == pytest.approx(without, abs=1e-6)
+
+
+@pytest.mark.parametrize(("gamma", "expected"), [(1.0, 1.688877), (2.0, 1.452022)])
+def test_gamma_is_an_option_of_the_focal_losses(gamma, expected):
+    found = sheet("focal", [1, 1, 1], [2, 1, 0.5], 2, gamma=gamma)
+    assert found == pytest.approx(expected, abs=1e-6)
+    counts = [500, 50, 5]
+    weight = class_balanced_weights(counts)[2].item()
+    found = sheet("cb-focal", counts, [2, 1, 0.5], 2, gamma=gamma)
+    assert found == pytest.approx(weight * expected, abs=1e-5)
+
+
+def test_class_balanced_weights_multiply_and_do_not_modulate():
+    """w = 2, γ = 1: 2·(1 − p)·CE = 3.377754; within the exponent it would be 3.851465."""
+    logits, weights = torch.tensor([[2, 1, 0.5]]), torch.full((3,), 2.0)
+    found = terms_of("cb-focal", {"gamma": 1.0})(logits, torch.tensor([2]), weights)
+    assert found.item() == pytest.approx(3.377754, abs=1e-5)
+
+
+def test_the_released_loss_by_hand():
+    """z = (2, 1, .5), y = 2: 3.217616 over the classes, over K 1.072539."""
+    found = LOSSES["cb-bce"].terms(torch.tensor([[2, 1, 0.5]]), torch.tensor([2]), torch.ones(3))
+    assert found.item() == pytest.approx(1.072539, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("beta", "expected"),
+    [(0.9999, [0.027690, 0.270763, 2.701547]), (0.9, [0.674593, 0.678088, 1.647318])],
+)
+def test_weights_of_the_sheet(beta, expected):
+    assert class_balanced_weights([500, 50, 5], beta).tolist() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_many_heads_have_the_losses_that_each_has_alone(name):
+    logits = torch.stack([LOGITS, 3 * LOGITS], 2)
+    per_class = torch.tensor([[1.5, 0.25], [0.5, 2.0]])
+    both = LOSSES[name].terms(logits, torch.tensor([0, 1]), per_class)
+    for i in range(2):
+        alone = LOSSES[name].terms(logits[..., i], torch.tensor([0, 1]), per_class[:, i])
+        torch.testing.assert_close(both[:, i], alone)
+
+
+@pytest.mark.parametrize("name", ["balanced-softmax", "logit-adjustment"])
+def test_a_prior_of_a_class_without_images_is_refused(name):
+    with pytest.raises(ValueError) as error:
+        statistic_of(name, [3, 0, 0], {})
+    assert str(error.value) == (
+        "a loss with log π needs training images of every class, and 2 classes have none (the "
+        "first is class 1), so that log π is infinite: leave them out, or take another method"
+    )
 
 
 @pytest.mark.parametrize("name", LOSSES)

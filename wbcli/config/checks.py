@@ -91,6 +91,7 @@ def _described(kind: Any) -> str:
         bool: "true or false",
         str: "a text without NUL",
         dict: "an object",
+        tuple: "a list",
         NoneType: "none",
     }
     return words[kind]

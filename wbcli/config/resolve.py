@@ -146,12 +146,14 @@ def _check_one_constraint(options: dict[str, Any]) -> None:
 def _settle_method(stage: int, method: str, options: dict[str, Any]) -> None:
     """Put the method's own options where the settings have them, in place."""
     entry = entry_of(stage, method)
-    own = {key: options.pop(key) for key in OWN if key in options and key not in SHARED}
+    taken = [key for key in OWN if stage == 1 or key not in SHARED]
+    own = {key: options.pop(key) for key in taken if key in options}
     if stage == 1:
         head, chosen = settle_head(method, entry, options.pop("head", None), own)
         options["heads"] = ((head, chosen),)
         own = {k: value for k, value in own.items() if k in entry.options or k not in chosen}
     chosen = settle_options(method, entry.options, own)
+    options |= {key: chosen[key] for key in taken if key in SHARED and key in chosen}
     chosen = {key: value for key, value in chosen.items() if key not in SHARED}
     options |= {"method": method, "method_options": chosen}
 

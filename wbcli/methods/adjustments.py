@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from wbcli import console
 from wbcli.balance.ops import row_norms, tau_norm_
 from wbcli.methods.about import About, Figure
+from wbcli.methods.losses import check_none_empty, log_prior
 from wbcli.models.classifiers import Normalised, check_options
 from wbcli.models.feature_maps import unit
 from wbcli.models.linear import Form, NearestMean, joined, linear_form
@@ -251,14 +252,8 @@ def _linear(name: str, classifier: nn.Module) -> Form:
 
 def _log_prior(name: str, counts: Tensor) -> Tensor:
     """log π `[K]`, float64."""
-    empty = (counts == 0).nonzero().flatten().tolist()
-    if empty:
-        raise ValueError(
-            f"{name} needs training images of every class, and "
-            f"{counted(len(empty), 'class')} {has(len(empty))} none (the first is class "
-            f"{empty[0]}), so that log π is infinite: leave them out, or take tau, l2 or ncm"
-        )
-    return torch.log(counts) - torch.log(counts.sum())
+    check_none_empty(name, counts, "tau, l2 or ncm")
+    return log_prior(counts)
 
 
 def _at_least_0(name: str, value: float) -> float:

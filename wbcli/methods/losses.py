@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wbcli.words import counted, has
+
 GAMMA = 2.0  # Lin et al., ICCV 2017
 
 
@@ -45,6 +47,39 @@ def class_balanced_weights(class_counts: list[int], beta: float = 0.9999) -> Ten
         raise ValueError("class-balanced weights need at least one training image")
     weights = torch.where(present, (1 - beta) / (1 - beta**counts), 0.0)
     return weights * (present.sum() / weights.sum())
+
+
+def log_prior(class_counts: list[int], tau: float = 1.0) -> Tensor:
+    """τ·log π_k, π_k = n_k/N, `[K]` float64: never log(π^τ + ε), which bends rare classes.
+
+    Raises:
+        ValueError: a class without images.
+    """
+    counts = torch.as_tensor(class_counts, dtype=torch.float64)
+    check_none_empty("a loss with log π", counts, "another method")
+    return tau * (torch.log(counts) - torch.log(counts.sum()))
+
+
+def check_none_empty(what: str, counts: Tensor, instead: str) -> None:
+    """Raises ValueError where a class has no images, so that its log π would be −∞."""
+    empty = (counts == 0).nonzero().flatten().tolist()
+    if empty:
+        raise ValueError(
+            f"{what} needs training images of every class, and "
+            f"{counted(len(empty), 'class')} {has(len(empty))} none (the first is class "
+            f"{empty[0]}), so that log π is infinite: leave them out, or take {instead}"
+        )
+
+
+def margins(class_counts: list[int], max_margin: float = 0.5, scale: float = 30.0) -> Tensor:
+    """s·Δ_k, `[K]` float64: Δ_k ∝ n_k^(−1/4), the rarest class has the largest, `max_margin`.
+
+    No image has the label of a class without images: its margin is 0.
+    """
+    counts = torch.as_tensor(class_counts, dtype=torch.float64)
+    rarest = counts[counts > 0].min()
+    shares = torch.where(counts > 0, rarest / counts.clamp(min=1), 0.0)
+    return scale * max_margin * shares**0.25
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, per_class: Tensor | None) -> Tensor:
@@ -92,6 +127,21 @@ def class_balanced_focal(
     return per_class[labels] * focal(logits, labels, None, gamma=gamma)
 
 
+def adjusted(logits: Tensor, labels: Tensor, per_class: Tensor) -> Tensor:
+    """CE of z_k + τ·log π_k. Source: Menon et al., ICLR 2021, equation 10.
+
+    With τ = 1 balanced softmax, whose log n_k is a shift away (Ren et al., NeurIPS 2020).
+    """
+    return cross_entropy(logits + per_class, labels, None)
+
+
+def ldam(logits: Tensor, labels: Tensor, per_class: Tensor) -> Tensor:
+    """CE of s·(c_k − Δ_y·[k = y]), logits s·c. Source: Cao et al., NeurIPS 2019, equation 13."""
+    is_own = labels[:, None] == torch.arange(logits.shape[1], device=labels.device)
+    is_own = is_own.view(*is_own.shape, *[1] * (logits.ndim - 2))
+    return cross_entropy(torch.where(is_own, logits - per_class, logits), labels, None)
+
+
 class Loss(NamedTuple):
     """A loss by name.
 
@@ -113,6 +163,9 @@ LOSSES = {
     "cb-bce": Loss(class_balanced_bce, **_BALANCED),
     "focal": Loss(focal, of_terms=("gamma",)),
     "cb-focal": Loss(class_balanced_focal, **_BALANCED, of_terms=("gamma",)),
+    "balanced-softmax": Loss(adjusted, log_prior),
+    "logit-adjustment": Loss(adjusted, log_prior, of_statistic=("tau",)),
+    "ldam": Loss(ldam, margins, of_statistic=("max_margin", "scale")),
 }
 
 

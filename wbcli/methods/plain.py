@@ -13,12 +13,13 @@ from wbcli.models.networks import Network
 
 _CUI = "Cui et al., CVPR 2019"
 _OWN = "cifar100lt", 100, "resnet34"  # the released code's network
+_R32 = "cifar100lt", 100, "resnet32"
 ABOUT = {
     "ce": About(
         "Cross-entropy: −log p_y",
         "the baseline of every paper",
         "1",
-        (Figure(*_OWN, 320, 38.38), Figure("cifar100lt", 100, "resnet32", 200, 38.32)),
+        (Figure(*_OWN, 320, 38.38), Figure(*_R32, 200, 38.32)),
         ("38.38 is the paper's naive training; with its tuned weight decay it has 46.08.",),
     ),
     "cb": About(
@@ -40,17 +41,51 @@ ABOUT = {
         ),
     ),
     "focal": About(
-        "Focal loss: −(1 − p_y)²·log p_y",
+        "Focal loss: −(1 − p_y)^γ·log p_y",
         "Lin et al., ICCV 2017",
         "1",
-        (Figure("cifar100lt", 100, "resnet32", 200, 38.41),),
+        (Figure(*_R32, 200, 38.41),),
     ),
     "cb-focal": About(
-        "Class-balanced focal loss: −v_y·(1 − p_y)²·log p_y",
+        "Class-balanced focal loss: −v_y·(1 − p_y)^γ·log p_y",
         _CUI,
         "1",
-        (Figure("cifar100lt", 100, "resnet32", 200, 39.60),),
+        (Figure(*_R32, 200, 39.60),),
         ("39.60 is of the sigmoid form with the best β and γ; here p is a softmax.",),
+    ),
+    "balanced-softmax": About(
+        "Balanced softmax: cross-entropy of z_k + log n_k; at test time of z alone",
+        "Ren et al., NeurIPS 2020",
+        "1",
+        (Figure(*_R32, 614, 50.3),),
+        (
+            "50.3 is with AutoAugment and Cutout; with crops and flips others measured 42.99 in "
+            "200 epochs (the code base Bag of Tricks).",
+            "It is logit-adjustment with τ = 1.",
+        ),
+    ),
+    "logit-adjustment": About(
+        "Logit-adjusted cross-entropy: that of z_k + τ·log π_k; at test time of z alone",
+        "Menon et al., ICLR 2021, equation 10",
+        "1",
+        (Figure(*_R32, 200, 43.89),),
+        (
+            "The code adds 1e-12 within log π^τ, which bends rare classes, and trains 1,419 "
+            "epochs; here it is τ·log π in float64, and no ε.",
+            "Weight decay shrinks z and not log π: tune τ with it.",
+        ),
+    ),
+    "ldam": About(
+        "LDAM: cross-entropy of s·(c_k − Δ_y·[k = y]), c a cosine, Δ_k ∝ n_k^(−1/4)",
+        "Cao et al., NeurIPS 2019, equation 13",
+        "1",
+        (Figure(*_R32, 200, 39.60),),
+        (
+            "The paper's equations have no s; it is 30 in the code, and here.",
+            "Its classifier is a cosine, since s on a linear one diverges; MaxNorm and τ change "
+            "nothing there, and stage 2 starts from the linear layer that equals it.",
+            "39.60 is of the best epoch on the test set.",
+        ),
     ),
 }
 
@@ -60,7 +95,7 @@ class Plain(Method):
 
     Args:
         loss: its name.
-        options: what the loss takes: beta, gamma.
+        options: what the loss takes: beta, gamma, tau, max_margin, scale.
     """
 
     per_class: Tensor | None
