@@ -25,10 +25,10 @@ def methods_command(name, as_json, **options):
       wbcli methods
       wbcli methods cb
     """
-    from wbcli.methods import about
+    from wbcli.methods.make import described
 
     with wrong_usage():
-        found = about.described(name)
+        found = described(name)
     if as_json:
         console.print_json(found)
     elif name is None:

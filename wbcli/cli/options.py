@@ -7,7 +7,6 @@ import click
 
 from wbcli import console
 from wbcli.cli.parameters import Count, NamedPath, RelativeThreshold
-from wbcli.config.methods import HEADS, METHODS, OWN
 from wbcli.config.settings import (
     ARCHS,
     CACHES,
@@ -89,7 +88,7 @@ def everywhere(command: Callable) -> Callable:
             help="Say more.",
         ),
     ]
-    return _apply(options, command)
+    return apply(options, command)
 
 
 def data_options(command: Callable) -> Callable:
@@ -114,7 +113,7 @@ def data_options(command: Callable) -> Callable:
             help="Images kept: the first of each class (default), or LDAM-DRW's.",
         ),
     ]
-    return _apply(options, command)
+    return apply(options, command)
 
 
 def training_options(command: Callable) -> Callable:
@@ -133,7 +132,7 @@ def training_options(command: Callable) -> Callable:
         click.option("--dry-run", is_flag=True, help="Print the settings and stop."),
         json_option,
     ]
-    return setting_options(_apply(options, command))
+    return setting_options(apply(options, command))
 
 
 def setting_options(command: Callable) -> Callable:
@@ -202,7 +201,7 @@ def setting_options(command: Callable) -> Callable:
             help="Deterministic kernels only (a GPU is slower for it).",
         ),
     ]
-    return _apply(options, command)
+    return apply(options, command)
 
 
 def head_options(command: Callable) -> Callable:
@@ -233,32 +232,7 @@ def head_options(command: Callable) -> Callable:
             "epoch.  [default: fp32]",
         ),
     ]
-    return _apply(options, command)
-
-
-def method_options(stage: int) -> Callable:
-    """Which method, and the numbers that some methods of the stage have."""
-    options = [
-        click.option(
-            "--method",
-            type=click.Choice(list(METHODS[stage])),
-            help="What is trained: see wbcli methods.",
-        )
-    ]
-    known = {key for entry in METHODS[stage].values() for key in entry.options}
-    if stage == 1:
-        known |= {key for own in HEADS.values() for key in own}
-        heads = click.Choice(list(HEADS))
-        options.append(click.option("--head", type=heads, help="Classifier.  [default: linear]"))
-    if stage == 2:
-        choice = click.Choice(["kept", "fresh"])
-        text = "Start from the run's classifier (default), or from a fresh one."
-        options.append(click.option("--classifier", type=choice, help=text))
-    for key, own in OWN.items():
-        if key in known:
-            flag = "--" + key.replace("_", "-")
-            options.append(click.option(flag, type=own.kind, help=own.help))
-    return lambda command: _apply(options, command)
+    return apply(options, command)
 
 
 def json_option(command: Callable) -> Callable:
@@ -287,7 +261,7 @@ IMBALANCE = [
 
 
 def imbalance_options(command: Callable) -> Callable:
-    return _apply(IMBALANCE, command)
+    return apply(IMBALANCE, command)
 
 
 def _refuse_a_file(ctx, param, folder: Path) -> Path:
@@ -318,7 +292,7 @@ def _set_verbosity(level: int) -> Callable:
     return callback
 
 
-def _apply(options: list[Callable], command: Callable) -> Callable:
+def apply(options: list[Callable], command: Callable) -> Callable:
     for option in reversed(options):
         command = option(command)
     return command

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from wbcli import console
+from wbcli.cli.choosing import method_options
 from wbcli.cli.inputs import (
     find_parent,
     load,
@@ -20,7 +21,6 @@ from wbcli.cli.options import (
     head_options,
     imbalance_options,
     json_option,
-    method_options,
     training_options,
 )
 from wbcli.cli.parameters import Command

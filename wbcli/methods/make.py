@@ -54,3 +54,37 @@ def for_run(config: Config, network: Network, class_counts: list[int]) -> Method
         ((head, of_head),) = config.heads
         options = of_head | options
     return make(config.method, network, class_counts, epochs=config.epochs, head=head, **options)
+
+
+def described(name: str | None = None) -> list[dict[str, Any]]:
+    """The methods of that name, or all, as `wbcli methods --json` prints them.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    found = [
+        _described(stage, method)
+        for stage, methods in METHODS.items()
+        for method in methods
+        if name in (None, method)
+    ]
+    if not found:
+        known = dict.fromkeys(method for methods in METHODS.values() for method in methods)
+        raise ValueError(f"unknown method {name!r}: choose one of {', '.join(known)}")
+    return found
+
+
+def _described(stage: int, name: str) -> dict[str, Any]:
+    entry = METHODS[stage][name]
+    room = entry.place.partition(":")[0]
+    about = import_module(f"wbcli.methods.{room}").ABOUT[name]
+    return {
+        "name": name,
+        "stage": stage,
+        "title": about.title,
+        "source": about.source,
+        "cost": about.cost,
+        "options": {key: option._asdict() for key, option in entry.options.items()},
+        "published": [figure._asdict() for figure in about.published],
+        "notes": list(about.notes),
+    }
