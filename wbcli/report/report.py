@@ -13,67 +13,12 @@ from wbcli.balance.ops import row_norms
 from wbcli.evaluate.measured import evaluate_run
 from wbcli.files import storage
 from wbcli.report import figures
+from wbcli.report.captions import WORDS, words_of
 from wbcli.report.page import Picture, render
 from wbcli.runs.find import all_runs, find
 from wbcli.runs.run import Run
 
 NOT_COMPARED = ("wd", "data_dir", "eval_every")  # what runs on one curve over λ may differ in
-WORDS = {  # figure: heading, what to see in it, measured `on` an image set
-    "per_class_accuracy": (
-        "Accuracy by class",
-        "Accuracy of every class on {on}, over its number of training images in grey. A "
-        "balanced classifier falls less towards the rare classes on the right.",
-    ),
-    "class_frequencies": (
-        "Class frequencies",
-        "Training images of every class, on a log scale, with the limits between Many, Medium "
-        "and Few.",
-    ),
-    "row_norms": (
-        "Norms of the classifier rows",
-        "Naive training leaves longer rows to common classes, which are then predicted too "
-        "often. Weight balancing evens them out.",
-    ),
-    "marginal_likelihood": (
-        "Marginal likelihood",
-        "Mean predicted probability of every class over {on}. The nearer to the grey "
-        "line, the less the classifier favours common classes.",
-    ),
-    "reliability": (
-        "Reliability",
-        "Accuracy against confidence, in 15 bins of the top probability, without a temperature. "
-        "Below the diagonal the model is too confident, above it not enough. ECE is the mean "
-        "distance from it, weighted by images.",
-    ),
-    "confusion": (
-        "Confusion matrix",
-        "Each row shows how the images of one true class in {on} were predicted, in per cent; "
-        "classes stand by training images, most first. A bright left edge is a bias towards "
-        "common classes.",
-    ),
-    "learning_curves": (
-        "Learning curves",
-        "Training loss and accuracy on {on} by epoch, over all classes and by group; thin lines, "
-        "where there are any, are accuracy on validation images.",
-    ),
-    "norm_heat_maps": (
-        "Row norms during training",
-        "Norm of every classifier row after every epoch, common classes at the top. Without "
-        "balancing the upper rows become the brightest.",
-    ),
-    "filter_norms": (
-        "Norms of the filters",
-        "For every layer the norms of its filters from high to low (thin), their mean, and one "
-        "standard deviation around it. Weight decay makes them smaller and more alike.",
-    ),
-    "accuracy_against_wd": (
-        "Accuracy against weight decay",
-        "Stage-1 runs in the same folder that differ in λ alone, last epoch; the best is circled.",
-    ),
-}
-
-
-ON = {"test": "the test set", "val": "the validation images"}
 
 
 class Drawing(NamedTuple):
@@ -200,9 +145,9 @@ def _of_results(models: list[figures.Model]) -> list[Drawing]:
         if function is figures.row_norms:  # some classifiers have none
             shown = [m for m in models if m["per_class"][0]["row_norm"] is not None]
         if shown:
-            words = _words(function.__name__, models)
+            words = words_of(function.__name__, models)
             drawings.append(Drawing(function.__name__, *words, function(shown)))
-    title, caption = _words("confusion", models)
+    title, caption = words_of("confusion", models)
     if len(models[0]["confusion"]["names"]) < models[0]["num_classes"]:
         caption += " Groups of classes are named by their numbers of training images."
     for number, model in enumerate(models, start=1):
@@ -210,11 +155,6 @@ def _of_results(models: list[figures.Model]) -> list[Drawing]:
         name = "confusion" if len(models) == 1 else f"confusion-{number}"
         drawings.append(Drawing(name, f"{title} of {model['run']}", caption, figure))
     return drawings
-
-
-def _words(name: str, models: list[figures.Model]) -> tuple[str, str]:
-    title, caption = WORDS[name]
-    return title, caption.format(on=ON[models[0]["split"]])
 
 
 def _of_epochs(trained: list[Run], models: list[figures.Model]) -> list[Drawing]:
@@ -229,7 +169,7 @@ def _of_epochs(trained: list[Run], models: list[figures.Model]) -> list[Drawing]
     if not rows:
         return []
     drawn = figures.learning_curves(rows, models[0]["split"])
-    curves = Drawing("learning_curves", *_words("learning_curves", models), drawn)
+    curves = Drawing("learning_curves", *words_of("learning_curves", models), drawn)
     norms = [(name, [row["row_norms"] for row in epochs]) for name, epochs in rows]
     norms = [(name, epochs) for name, epochs in norms if None not in epochs]
     if not norms:
