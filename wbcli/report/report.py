@@ -120,7 +120,7 @@ def decay_curves(stage1_runs: list[Run]) -> tuple[list[tuple[str, list[tuple[flo
         last = [(other.config().wd, (other.metrics() or [{}])[-1]) for other in same]
         rows = {wd: row for wd, row in last if row.get("accuracy")}
         if len(rows) > 1:
-            families.setdefault(tuple(settings.items()), (run.name, rows))
+            families.setdefault(str(settings), (run.name, rows))
     has_val = all(row.get("val_accuracy") for _, rows in families.values() for row in rows.values())
     key = "val_accuracy" if has_val else "accuracy"
     curves = [
