@@ -10,6 +10,7 @@ from wbcli.cli.parameters import Count, NamedPath, RelativeThreshold
 from wbcli.config.settings import (
     ARCHS,
     CACHES,
+    FITS,
     LAYERS,
     LOSSES,
     PRECISIONS,
@@ -105,7 +106,13 @@ def data_options(command: Callable) -> Callable:
         click.option(
             "--image-size",
             type=int,
-            help="Side of the crops of pictures on disk.  [default: 224]",
+            help="Side of the squares that pictures on disk become.  [default: 224]",
+        ),
+        click.option(
+            "--fit",
+            type=click.Choice(FITS),
+            help="How they become squares: cropped, padded with the mean colour, or squashed.  "
+            "[default: crop]",
         ),
         click.option(
             "--subset",

@@ -6,6 +6,7 @@ Options that the user did not give are None until `resolve_stage1`, `resolve_sta
 
 from typing import Any
 
+from wbcli.config.checks import option_name
 from wbcli.config.methods import OWN, entry_of, settle_head, settle_options
 from wbcli.config.recipes import recipe_defaults
 from wbcli.config.settings import LINEAR, LOSSES, SHARED, Config
@@ -125,6 +126,7 @@ def _inherited(parent: Config, parent_name: str) -> dict[str, Any]:
         "val_per_class",
         "limits",
         "image_size",
+        "fit",
         "left_out",
         "bottleneck",
         "init",
@@ -190,11 +192,13 @@ def _followed_by(heads: tuple, step: str) -> tuple:
 
 def _check_fits_source(source: sources.Source, options: dict[str, Any]) -> None:
     """Refuse what the data set settles, or has of its own."""
-    if source.image_size is None and "image_size" in options:
-        size = "×".join(map(str, source.image[1:]))
-        raise ValueError(
-            f"--image-size: the pictures of {source.name} are {size}; it is for sets on disk"
-        )
+    for key in ("image_size", "fit"):
+        if source.image_size is None and key in options:
+            size = "×".join(map(str, source.image[1:]))
+            raise ValueError(
+                f"{option_name(key)}: the pictures of {source.name} are {size}; it is for sets on "
+                "disk"
+            )
     if source.has_val and options.get("val_per_class"):
         raise ValueError(
             f"--val-per-class: {source.name} has validation images of its own, leave it out"

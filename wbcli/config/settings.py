@@ -25,12 +25,14 @@ LAYERS = ("1", "2", "5")
 CACHES = ("fp32", "bf16", "none")
 RECIPES = ("paper", "released")
 SAMPLINGS = ("instance", "balanced", "sqrt", "progressive", "class-aware", "reversed")
+FITS = ("crop", "pad", "squash")
 CHOICES: dict[str, tuple] = {  # where a setting can have these values only
     "stage": tuple(STAGES),
     "recipe": RECIPES,
     "arch": ARCHS,
     "imbalance_type": ("exp", "step"),
     "subset": ("first", "shuffled"),
+    "fit": FITS,
     "init": ("he", "conv-default"),
     "precision": PRECISIONS[1:],
     "loss": LOSSES,
@@ -64,6 +66,7 @@ class Config:
     val_per_class: int = 0
     limits: tuple[int, int] | None = None  # Many over, Few under; None: the data set's
     image_size: int | None = None  # side of the crops of pictures on disk
+    fit: str = "crop"  # how these become squares
     left_out: tuple[str, ...] | None = None  # broken files, by --skip-broken
     bottleneck: int | None = None
     init: str = "he"

@@ -18,7 +18,7 @@ from wbcli.files.readers import Arrays, Content
 
 # What chooses the images of a run, in `load` and in its Config.
 SELECTION = ("imbalance_factor", "imbalance_type", "subset", "val_per_class")
-SELECTION += ("limits", "image_size", "left_out")
+SELECTION += ("limits", "image_size", "fit", "left_out")
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,9 @@ class Dataset:
     class_counts are the images that train; original_counts those before validation
     images were taken away, by which classes are Many, Medium or Few (None: not known of a run
     that is older than its data set). image_size is the side of the square that pictures on disk
-    are cropped to. chosen says which images train and which are held out, changes how the data
-    set differs from what a run recorded, and gone why a split is not the run's.
+    become, and fit says how (`pictures.fitting`). chosen says which images train and which are
+    held out, changes how the data set differs from what a run recorded, and gone why a split is
+    not the run's.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Dataset:
     chosen: Chosen | None
     changes: list[str] = field(default_factory=list)
     gone: dict[str, str] = field(default_factory=dict)
+    fit: str = "crop"
 
     @property
     def num_classes(self) -> int:
@@ -128,6 +130,7 @@ def load(
     val_per_class: int = 0,
     limits: tuple[int, int] | None = None,
     image_size: int | None = None,
+    fit: str = "crop",
     left_out: tuple[str, ...] | None = None,
     content: Content | None = None,
     as_before: bool = False,
@@ -143,7 +146,8 @@ def load(
         val_per_class: validation images of each class (`longtail.split_validation`); where the
             set has validation images of its own, 0.
         limits: Many over, Few under; None takes the set's.
-        image_size: side of the crops of pictures on disk; None takes the set's.
+        image_size: side of the squares of pictures on disk; None takes the set's.
+        fit: how they become squares: `crop`, `pad` or `squash`.
         left_out: files that are treated as if they were not there.
         content: what `read` found, where it was read before.
         as_before: take the smallest class for n_max and class 0 for the head, as wbcli 0.1.0 did.
@@ -193,6 +197,7 @@ def load(
         original_counts=counts,
         limits=dict(zip(("many", "few"), limits, strict=True)) if limits else source.limits,
         image_size=image_size or source.image_size,
+        fit=fit,
         notes=content.notes,
         chosen=Chosen(Images.of(*content.train, train), val_images, there - taken),
     )

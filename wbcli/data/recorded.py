@@ -93,6 +93,7 @@ def _as_recorded(config, recorded: Record, content: Content) -> Dataset:
         original_counts=recorded.original_counts,
         limits=recorded.limits,
         image_size=config.image_size or source.image_size,
+        fit=config.fit,
         notes=content.notes,
         chosen=recorded.images,
         changes=([recorded.changed(*changes)] if changes else [])

@@ -25,6 +25,7 @@ from wbcli.data import datasets
 from wbcli.data.batches.batch import Normalise
 from wbcli.data.batches.disk import IN_ORDER, Decoder
 from wbcli.data.pictures.decoding import Pictures
+from wbcli.data.pictures.fitting import Fit
 from wbcli.deploy.predict import Model
 from wbcli.evaluate.metrics import logits_of
 from wbcli.files.storage import replacing
@@ -94,7 +95,8 @@ def export(model: Model, run_name: str, form: str, path: Path, images: Tensor) -
 def metadata(model: Model, run_name: str) -> dict[str, Any]:
     """What the file says of itself, as JSON under the key `wbcli`."""
     channels, height, width = model.image
-    crop = "centre square of 224/256 of the shorter side" if model.config.image_size else "centre"
+    crop = f"centre, resized to {height}×{width} (bilinear)"
+    crop = model.fit.describe(height) if model.fit else crop
     mirrored = ", mean of the image's and of its mirror image's" if model.config.tta else ""
     return {
         "wbcli": __version__,
@@ -106,7 +108,9 @@ def metadata(model: Model, run_name: str) -> dict[str, Any]:
         "input": f"uint8 [B, {channels}, {height}, {width}], {'RGB' if channels == 3 else 'grey'}",
         "image": [channels, height, width],
         "transparency": "laid on white, before it is cropped and resized",
-        "crop": f"{crop}, resized to {height}×{width} (bilinear)",
+        "fit": model.fit.how if model.fit else "crop",
+        "fill": model.fit and model.fit.fill,
+        "crop": crop,
         "mean": list(model.source.mean),
         "std": list(model.source.std),
         "tta": model.config.tta,
@@ -120,7 +124,8 @@ def real_images(dataset: datasets.Dataset) -> Tensor:
     split = dataset.split(dataset.measured)
     index = np.linspace(0, len(split.labels) - 1, IMAGES).astype(int)
     if isinstance(split.images, Pictures):
-        decoder = Decoder(split, dataset.image_size)
+        fit = Fit(dataset.fit, dataset.source.mean)
+        decoder = Decoder(split, dataset.image_size, fit)
         images = [decoder(0, IN_ORDER, i).transpose(2, 0, 1) for i in index.tolist()]
         return torch.from_numpy(np.stack(images))
     return torch.from_numpy(split.images[index])

@@ -18,6 +18,7 @@ from wbcli.data import recorded, sources
 from wbcli.data.batches.batch import Normalise
 from wbcli.data.pictures import decoding
 from wbcli.data.pictures.decoding import EXTENSIONS, BrokenPicture
+from wbcli.data.pictures.fitting import Fit
 from wbcli.data.pictures.walk import LeftOut, pictures_below, sentences
 from wbcli.data.pictures.workers import by_workers
 from wbcli.device import autocast
@@ -44,6 +45,11 @@ class Model:
         return sources.find(self.config.dataset)
 
     @property
+    def fit(self) -> Fit | None:
+        """How a picture becomes a square; None for small images, of which the centre is taken."""
+        return Fit(self.config.fit, self.source.mean) if self.config.image_size else None
+
+    @property
     def image(self) -> tuple[int, int, int]:
         """(C, H, W) of what the network takes."""
         size = self.config.image_size
@@ -55,9 +61,11 @@ class Files(Dataset):
 
     def __init__(self, paths: list[Path], model: Model):
         self.paths, self.image = paths, model.image
-        self.crop = decoding.eval_crop
-        if model.config.image_size is None:  # small images have no margin to cut off
-            self.crop = partial(decoding.centre_crop, aspect=self.image[2] / self.image[1])
+        if model.fit:
+            self.crop, self.fill = model.fit.eval_box, model.fit.fill
+        else:  # small images have no margin to cut off
+            aspect = self.image[2] / self.image[1]
+            self.crop, self.fill = partial(decoding.centre_crop, aspect=aspect), None
 
     def __getitem__(self, part: slice) -> list[np.ndarray | str]:
         return [self.read(path) for path in self.paths[part]]
@@ -68,9 +76,8 @@ class Files(Dataset):
             if path.exists() and not path.is_file():  # a pipe would be waited for
                 return "not a regular file"
             content = decoding.read_bytes(path)
-            return decoding.decode(
-                content, (height, width), self.crop, "RGB" if channels == 3 else "L"
-            )
+            mode = "RGB" if channels == 3 else "L"
+            return decoding.decode(content, (height, width), self.crop, mode, self.fill)
         except (BrokenPicture, OSError) as error:
             return getattr(error, "strerror", None) or str(error)
 

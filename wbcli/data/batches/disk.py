@@ -20,6 +20,7 @@ from wbcli.data.batches.sampling import epoch_order, occurrences
 from wbcli.data.datasets import Split
 from wbcli.data.pictures import decoding
 from wbcli.data.pictures.decoding import BrokenPicture
+from wbcli.data.pictures.fitting import CROP, Fit
 from wbcli.data.pictures.workers import Workers
 from wbcli.data.sources import Source
 
@@ -33,9 +34,15 @@ class PictureBatches:
     """
 
     def __init__(
-        self, split: Split, source: Source, image_size: int, batch_size: int, device: torch.device
+        self,
+        split: Split,
+        source: Source,
+        image_size: int,
+        batch_size: int,
+        device: torch.device,
+        fit: str = "crop",
     ):
-        self.decoder = Decoder(split, image_size)
+        self.decoder = Decoder(split, image_size, Fit(fit, source.mean))
         self.size, self.batch_size = len(split.labels), batch_size
         self.split_labels = split.labels
         self.labels = torch.from_numpy(split.labels).to(device)
@@ -98,7 +105,7 @@ class PictureBatches:
         return np.stack(rows)
 
     def evaluate(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every picture once, in order, its centre."""
+        """Every picture once, in order, its centre or the whole of it."""
         index = np.arange(self.size)
         parts = [index[i : i + self.batch_size] for i in range(0, self.size, self.batch_size)]
         for part, images in zip(parts, self._normalised(parts, 0, IN_ORDER), strict=True):
@@ -130,8 +137,8 @@ def _one_or_all(views: list[Tensor]) -> Tensor | list[Tensor]:
 class Decoder:
     """Decodes pictures as an epoch sees them."""
 
-    def __init__(self, split: Split, image_size: int):
-        self.pictures, self.image_size = split.images, image_size
+    def __init__(self, split: Split, image_size: int, fit: Fit = CROP):
+        self.pictures, self.image_size, self.fit = split.images, image_size, fit
         self.size = len(split.labels)
 
     def __call__(self, seed: int, epoch: int, ticket: int) -> np.ndarray:
@@ -157,12 +164,12 @@ class Decoder:
         which, i = divmod(ticket, self.size)
         number, name = divmod(which, len(AUGMENTATIONS))
         content = decoding.read_bytes(self.pictures.path(i))
-        size = (self.image_size, self.image_size)
+        size, fit = (self.image_size, self.image_size), self.fit
         crops, flips = augmentation(list(AUGMENTATIONS)[name], True, True)
         if epoch == IN_ORDER:
-            return decoding.decode(content, size, decoding.eval_crop)
+            return decoding.decode(content, size, fit.eval_box, fill=fit.fill)
         generator = np.random.default_rng([seed, epoch, i, *[number] * (number > 0)])
         mirrored = generator.integers(2) and flips
-        crop = partial(decoding.random_crop, generator=generator) if crops else decoding.eval_crop
-        image = decoding.decode(content, size, crop)
+        box = partial(fit.random_box, generator=generator) if crops else fit.eval_box
+        image = decoding.decode(content, size, box, fill=fit.fill)
         return image[:, ::-1] if mirrored else image

@@ -20,7 +20,7 @@ def batches_of(
     part, source = dataset.split(split), dataset.source
     if isinstance(part.images, Pictures):
         batch_size = batch_size or EVAL_BATCH_ON_DISK
-        return PictureBatches(part, source, dataset.image_size, batch_size, device)
+        return PictureBatches(part, source, dataset.image_size, batch_size, device, dataset.fit)
     return Batches(part, source, batch_size or EVAL_BATCH, device)
 
 

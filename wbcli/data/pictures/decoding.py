@@ -131,6 +131,7 @@ def decode(
     size: tuple[int, int],
     crop: Callable[[int, int], Box],
     mode: str = "RGB",
+    fill: tuple[int, ...] | None = None,
 ) -> np.ndarray:
     """A crop of the picture, resized: uint8 [H, W, 3], or [H, W, 1] for the mode `L`.
 
@@ -141,6 +142,7 @@ def decode(
         content: the bytes of the file.
         size: (H, W).
         crop: (width, height) of the upright picture → the box to take.
+        fill: where it is given, the crop keeps its shape, in the middle of this colour.
 
     Raises:
         BrokenPicture: it cannot be read as a whole.
@@ -162,7 +164,8 @@ def decode(
             turned = orientation >= 5  # on its side
             upright = full[::-1] if turned else full
             box = crop(*upright)
-            wanted = (width / (box[2] - box[0]), height / (box[3] - box[1]))
+            inside = (width, height) if fill is None else _inside(box, width, height)
+            wanted = (inside[0] / (box[2] - box[0]), inside[1] / (box[3] - box[1]))
             if turned:
                 wanted = wanted[::-1]
             drafted = image.draft(None, (int(full[0] * wanted[0]), int(full[1] * wanted[1])))
@@ -171,10 +174,21 @@ def decode(
             if orientation != 1:
                 loaded = loaded.transpose(UPRIGHT[orientation])
             scaled = tuple(side * scale for side in box)
-            resized = loaded.resize((width, height), Image.Resampling.BILINEAR, scaled)
+            resized = loaded.resize(inside, Image.Resampling.BILINEAR, scaled)
+            if fill is not None:
+                ground = Image.new(mode, (width, height), fill)
+                ground.paste(resized, ((width - inside[0]) // 2, (height - inside[1]) // 2))
+                resized = ground
     except Exception as error:  # a damaged or hostile file can raise anything
         raise BrokenPicture(_reason(error, content)) from error
     return np.asarray(resized).reshape(height, width, -1)
+
+
+def _inside(box: Box, width: int, height: int) -> tuple[int, int]:
+    """The largest width and height of the shape of the box that are within these."""
+    sides = box[2] - box[0], box[3] - box[1]
+    scale = min(width / sides[0], height / sides[1])
+    return max(1, round(sides[0] * scale)), max(1, round(sides[1] * scale))
 
 
 def _check_size(image, content: bytes) -> None:
@@ -257,19 +271,19 @@ def eval_crop(width: int, height: int) -> Box:
     return centre_crop(width, height, EVAL_FRACTION)
 
 
-def random_crop(width: int, height: int, generator: np.random.Generator) -> Box:
-    """The field's random resized crop: 8 to 100 % of the area, aspect from 3/4 to 4/3.
+def random_crop(width: int, height: int, generator: np.random.Generator, shape: float = 1.0) -> Box:
+    """The field's random resized crop: 8 to 100 % of the area, aspect from 3/4 to 4/3 of `shape`.
 
     Drawn up to ten times until it fits, else the centre, with the aspect brought into range.
     Source: Szegedy et al., Going Deeper with Convolutions, CVPR 2015; torchvision's rule.
     """
     for _ in range(10):
         area = width * height * generator.uniform(0.08, 1.0)
-        aspect = np.exp(generator.uniform(np.log(3 / 4), np.log(4 / 3)))
+        aspect = np.exp(generator.uniform(np.log(3 / 4), np.log(4 / 3))) * shape
         w, h = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
             left = int(generator.integers(0, width - w + 1))
             top = int(generator.integers(0, height - h + 1))
             return left, top, left + w, top + h
-    aspect = min(max(width / height, 3 / 4), 4 / 3)
+    aspect = min(max(width / height, 3 / 4 * shape), 4 / 3 * shape)
     return centre_crop(width, height, aspect=aspect)
