@@ -22,7 +22,9 @@ class MadeUp(Method):
     """What the others share."""
 
     def features(self, images: Tensor) -> Tensor:
-        return images if self.on_features else self.network.backbone(images).float()
+        if self.on_features:
+            return images
+        return self.network.backbone(images).to(self.network.classifier.weight.dtype)
 
     def entropies(self, logits: Tensor, labels: Tensor) -> Tensor:
         self.hits += (logits.argmax(1) == labels).sum()

@@ -26,13 +26,13 @@ from wbcli.config.settings import Config
 from wbcli.data import recorded
 from wbcli.data.batches.splits import Data, batches_of
 from wbcli.data.pictures import decoding
-from wbcli.methods import Batch
+from wbcli.methods import Batch, make
 from wbcli.methods.method import Method
 from wbcli.models import networks
 from wbcli.runs.find import create, named
 from wbcli.runs.run import Run
 from wbcli.training import graph, stages
-from wbcli.training.fit import fit, make_optimizer
+from wbcli.training.fit import Position, _Step, fit, make_optimizer
 from wbcli.training.stages import Listener
 
 RUNS = Path("runs")
@@ -232,6 +232,94 @@ def test_two_views_of_two_streams_of_pictures_need_no_certain_number_of_workers(
     monkeypatch.setattr(decoding, "workers", 0)
     resumed, _ = train("stopped", TwoByTwo, settings)
     check_same(whole, resumed)
+
+
+# What a step minimises
+
+
+def one_step(kind: type[Method], parts: int) -> tuple[float, list]:
+    """Loss and gradients of the second of two steps, batch norms in evaluation mode.
+
+    Networks are float64, losses float32. The learning rate is 0; the first step fills what
+    a method remembers.
+    """
+    settings = digits(batch_size=30, accumulate=parts)
+    dataset = recorded.for_run(settings)
+    method = double(kind, settings, dataset)
+    position = Position(CPU)
+    step = _Step(method, make_optimizer(method.groups(), [], settings), settings, position)
+    step.start_epoch(1, 0.0)
+    method.eval()
+    first, second, *_ = batches_in_double(method, settings, dataset)
+    step(first)
+    position.loss_sum.zero_()
+    step(second)
+    assert method.hits > 0
+    return position.loss_sum.item() / 30, [p.grad for p in method.parameters() if p.requires_grad]
+
+
+def double(kind: type[Method], settings: Config, dataset) -> Method:
+    torch.manual_seed(0)
+    network = networks.for_run(settings, dataset.num_classes)
+    for name, statistics in network.named_buffers():
+        if "running_mean" in name:
+            statistics.normal_(std=0.1)
+        elif "running_var" in name:
+            statistics.uniform_(0.5, 1.5)
+    if kind in PLAIN:
+        method = make(kind, network, dataset.class_counts, epochs=2)
+    else:
+        method = kind(network, dataset.class_counts, epochs=2)
+    if isinstance(method, Taught):
+        method.teacher.double()
+    return method.double()
+
+
+def batches_in_double(method: Method, settings: Config, dataset) -> list[Batch]:
+    batches = batches_of(dataset, "train", CPU, settings.batch_size)
+
+    def doubled(images):
+        return [x.double() for x in images] if isinstance(images, list) else images.double()
+
+    found = list(batches.steps(0, 1, method.streams(1), method.views))
+    for batch in found:
+        batch.images = doubled(batch.images)
+        if batch.other_images is not None:
+            batch.other_images = doubled(batch.other_images)
+    return found
+
+
+PLAIN = ("ce", "cb", "cb-bce", "focal", "cb-focal")
+IN_PARTS = [*PLAIN, *(kind for kind in ALL if not kind.whole_batch)]
+
+
+@pytest.mark.parametrize("kind", IN_PARTS, ids=lambda kind: getattr(kind, "__name__", kind))
+def test_parts_of_a_batch_make_its_loss_and_its_gradients(kind):
+    loss, gradients = one_step(kind, 1)
+    for parts in (2, 7):  # 7: of 4 and 5 images
+        found = one_step(kind, parts)
+        assert found[0] == pytest.approx(loss, rel=1e-6)
+        for one, other in zip(found[1], gradients, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", [*PLAIN, *ALL], ids=lambda kind: getattr(kind, "__name__", kind))
+def test_the_loss_of_a_batch_is_what_a_step_minimises(kind):
+    loss, gradients = one_step(kind, 1)
+    settings = digits(batch_size=30)
+    dataset = recorded.for_run(settings)
+    method = double(kind, settings, dataset)
+    method.start_epoch(1)
+    method.eval()
+    first, second, *_ = batches_in_double(method, settings, dataset)
+    method.loss(first)
+    method.after_step()
+    found = method.loss(second)
+    found.backward()
+    assert found.item() == pytest.approx(loss, rel=1e-6)
+    parameters = [p for p in method.parameters() if p.requires_grad]
+    for p, expected in zip(parameters, gradients, strict=True):
+        assert torch.equal(p.grad, expected)
 
 
 # What the loop gives to a method, and what it makes of it
