@@ -5,8 +5,9 @@ from pathlib import Path
 import click
 
 from wbcli import console
+from wbcli.cli.images import data_options
 from wbcli.cli.inputs import examine_files, load, read_files, take, wrong_usage
-from wbcli.cli.options import data_options, everywhere, json_option
+from wbcli.cli.options import everywhere, json_option
 from wbcli.cli.parameters import Command, FiniteRange, NamedPath
 from wbcli.config.checks import BOUNDS, check_number
 from wbcli.config.resolve import resolve_stage1

@@ -10,7 +10,6 @@ from wbcli.cli.parameters import Count, NamedPath, RelativeThreshold
 from wbcli.config.settings import (
     ARCHS,
     CACHES,
-    FITS,
     LAYERS,
     LOSSES,
     PRECISIONS,
@@ -87,37 +86,6 @@ def everywhere(command: Callable) -> Callable:
             expose_value=False,
             callback=_set_verbosity(1),
             help="Say more.",
-        ),
-    ]
-    return apply(options, command)
-
-
-def data_options(command: Callable) -> Callable:
-    """Which images of a data set train."""
-    options = [
-        *IMBALANCE,
-        click.option(
-            "--limits",
-            type=int,
-            nargs=2,
-            metavar="MANY FEW",
-            help="Classes of more than MANY images are Many, of fewer than FEW are Few.",
-        ),
-        click.option(
-            "--image-size",
-            type=int,
-            help="Side of the squares that pictures on disk become.  [default: 224]",
-        ),
-        click.option(
-            "--fit",
-            type=click.Choice(FITS),
-            help="How they become squares: cropped, padded with the mean colour, or squashed.  "
-            "[default: crop]",
-        ),
-        click.option(
-            "--subset",
-            type=click.Choice(["first", "shuffled"]),
-            help="Images kept: the first of each class (default), or LDAM-DRW's.",
         ),
     ]
     return apply(options, command)
@@ -244,31 +212,6 @@ def head_options(command: Callable) -> Callable:
 
 def json_option(command: Callable) -> Callable:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")(command)
-
-
-IMBALANCE = [
-    click.option(
-        "--imbalance-factor",
-        type=float,
-        help="Images of the head class over the tail's.  [default: 100; digits 50; on disk: all "
-        "images train]",
-    ),
-    click.option(
-        "--imbalance-type",
-        type=click.Choice(["exp", "step"]),
-        help="Class sizes fall exponentially, or by one step.  [default: exp]",
-    ),
-    click.option(
-        "--val-per-class",
-        type=int,
-        metavar="N",
-        help="Hold N images of each class out of training, for validation.",
-    ),
-]
-
-
-def imbalance_options(command: Callable) -> Callable:
-    return apply(IMBALANCE, command)
 
 
 def _refuse_a_file(ctx, param, folder: Path) -> Path:

@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 
 from wbcli import console
+from wbcli.cli.images import data_options
 from wbcli.cli.inputs import can_be_had, kept_when_stopped, needs_extra, on_device, wrong_usage
-from wbcli.cli.options import data_options, everywhere, json_option, setting_options
+from wbcli.cli.options import everywhere, json_option, setting_options
 from wbcli.cli.parameters import Command, Count
 from wbcli.config.resolve import resolve_stage1
 from wbcli.config.settings import Config

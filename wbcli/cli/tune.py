@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from wbcli import console
+from wbcli.cli.images import data_options, imbalance_options
 from wbcli.cli.inputs import (
     find_parent,
     kept_when_stopped,
@@ -16,14 +17,7 @@ from wbcli.cli.inputs import (
     reference_to,
     wrong_usage,
 )
-from wbcli.cli.options import (
-    data_options,
-    everywhere,
-    head_options,
-    imbalance_options,
-    json_option,
-    setting_options,
-)
+from wbcli.cli.options import everywhere, head_options, json_option, setting_options
 from wbcli.cli.parameters import Command, Count
 from wbcli.cli.searching import (
     how_to_search,
