@@ -265,6 +265,27 @@ def _interrupt(row):
     raise KeyboardInterrupt
 
 
+def test_compiled_networks_train_and_are_measured_as_they_are(monkeypatch):
+    """A compiler that changes nothing sees the batches of training, and none of measuring."""
+    seen, compile = [], torch.nn.Module.compile
+
+    def compiler(graph, inputs):
+        def run(*values):
+            seen.append(
+                next(len(x) for x in values if getattr(x, "ndim", 0) == 4 and x.shape[2] == 8)
+            )
+            return graph(*values)
+
+        return run
+
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compile(self, backend=compiler))
+    run, weights = train("compiled", stage1(epochs=1, compile=True))
+    assert seen == 17 * [16] + [15]
+    eager, expected = train("eager", stage1(epochs=1))
+    assert equal(weights, expected)
+    assert timeless(run) == timeless(eager)
+
+
 def spoiled_loss(monkeypatch, value: float, step: int) -> None:
     """Have the loss of that step (from 1) be `value`."""
     seen, plain = [], losses.LOSSES["ce"]

@@ -119,7 +119,7 @@ class Method(nn.Module):
 def shares(weights: Tensor) -> Tensor:
     """1/Σ_images weights, of each column; 0 where a column weighs nothing."""
     total = weights.sum(0)
-    return torch.where(total > 0, 1 / total, torch.zeros_like(total))
+    return total.reciprocal().masked_fill_(total == 0, 0)
 
 
 def averaged(losses: Tensor, share: Tensor) -> Tensor:
