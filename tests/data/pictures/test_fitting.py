@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from wbcli.data.loader import IN_ORDER, Decoder
 
 from conftest import encoded, photo, write_folder
 from wbcli.data import recorded
-from wbcli.data.batches import batches_of
+from wbcli.data.batches.disk import IN_ORDER, Decoder
+from wbcli.data.batches.splits import batches_of
 from wbcli.data.datasets import Split
 from wbcli.data.pictures import decoding
 from wbcli.data.pictures.decoding import Pictures
