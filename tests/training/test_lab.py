@@ -72,7 +72,7 @@ def test_stage2_and_normalize_are_found_again():
         here = make_lab(listen=journal)
         parent = here.stage1(0, f"{label} stage 1")
         head = here.stage2(parent, f"{label} stage 2", **RATES)
-        normal = here.normalize(parent, 1.9, f"{label} normalize")
+        normal = here.normalize(parent, f"{label} normalize", tau=1.9)
     assert journal.labels == ["first stage 1", "first stage 2", "first normalize"]
     assert (head.config().parent, normal.config().parent) == (parent.name, parent.name)
     assert (head.config().lr, head.config().wd, normal.config().tau) == (0.02, 0.03, 1.9)
@@ -133,9 +133,9 @@ def test_a_normalisation_that_was_interrupted_is_made_again(monkeypatch):
     parent = make_lab().stage1(0, "")
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(Run, "save_weights", _interrupt)
-        make_lab().normalize(parent, 1.0, "")
+        make_lab().normalize(parent, "", tau=1.0)
     journal = Journal()
-    run = make_lab(listen=journal).normalize(parent, 1.0, "again")
+    run = make_lab(listen=journal).normalize(parent, "again", tau=1.0)
     assert journal.labels == ["again"]
     assert run.finished
     assert len(run.metrics()) == 1
@@ -196,7 +196,7 @@ def test_another_data_folder_trains_nothing_again_and_is_read_by_what_follows():
     here = make_lab(listen=journal, data_dir="after", **common)
     parent = here.stage1(0, "stage 1")
     head = here.stage2(parent, "stage 2", lr=0.02, wd=0.0)
-    normal = here.normalize(parent, 1.0, "normalize")
+    normal = here.normalize(parent, "normalize", tau=1.0)
     assert journal.labels == ["stage 2", "normalize"]
     assert (head.config().data_dir, normal.config().data_dir) == ("after", "after")
 

@@ -16,7 +16,7 @@ from wbcli.config.settings import Config
 from wbcli.files import storage
 from wbcli.runs import find
 
-STUDIES = ("ablation", "imbalance", "large-scale", "wd-sweep", "norms", "weights2d")
+STUDIES = ("ablation", "methods", "imbalance", "large-scale", "wd-sweep", "norms", "weights2d")
 DRAWN = ("wd-sweep", "norms", "weights2d")  # studies with a figure
 SETTLED = ("loss", "radius", "unit_norm")  # by the rows of a study
 GROUPS = ("many", "medium", "few", "all")
@@ -49,6 +49,7 @@ def reproduce_command(study, as_json, runs_dir, **options):
 
     \b
       ablation     every combination of the method's parts
+      methods      every method, each with stage 2 of weight balancing on top
       imbalance    seven of them at imbalance factors 100, 50 and 10
       large-scale  the same seven on ImageNet-LT and iNaturalist 2018
       wd-sweep     accuracy against the weight decay of stage 1
@@ -83,13 +84,16 @@ def reproduce_command(study, as_json, runs_dir, **options):
     if as_json:
         console.print_json(result)
         return
-    (_print_imbalance if study == "imbalance" else _print_rows)(result, data.limits)
+    shown = {"imbalance": _print_imbalance, "methods": _print_methods}
+    shown.get(study, _print_rows)(result, data.limits)
     console.say(f"written to {folder}")
 
 
 def _run(study: str, lab, seeds: list[int], budget, figures: Path, class_counts: list[int]) -> dict:
-    from wbcli.study import tables
+    from wbcli.study import methods, tables
 
+    if study == "methods":
+        return methods.compare(lab, seeds)
     run_table = {
         "ablation": tables.ablation,
         "imbalance": tables.imbalance,
@@ -141,6 +145,10 @@ def _refuse_what_is_settled(study: str, options: dict) -> None:
         raise ValueError("imbalance runs the factors 100, 50 and 10: leave --imbalance-factor out")
     if study == "wd-sweep" and options["wd"] is not None:
         raise ValueError("--wd is what wd-sweep varies: leave it out")
+    if study == "methods":
+        for key in ("method", "head", "trials"):
+            if options.get(key) is not None:
+                raise ValueError(f"methods trains each method as it is: leave --{key} out")
     if study in DRAWN and options["trials"]:
         raise ValueError(f"--search finds values of rows that follow stage 1: {study} has none")
 
@@ -171,6 +179,26 @@ def _print_rows(result: dict, limits: dict) -> None:
     if "published" in result:
         published = [[p["name"], *[p["paper"][g] for g in GROUPS]] for p in result["published"]]
         _print_published(result, list(GROUPS), published)
+
+
+def _print_methods(result: dict, limits: dict) -> None:
+    others = list(result["rows"][0]["against"])
+    rows = [
+        [row["name"], *[_cell(row["ours"][group]) for group in GROUPS]]
+        + [_interval(row["against"][other]) for other in others]
+        for row in result["rows"]
+    ]
+    columns = ["method", *GROUPS, *[f"all, less {other}" for other in others]]
+    caption = _caption(result, limits)
+    if len(result["seeds"]) > 1:
+        caption += "\nless: mean of the paired differences and its 95 % interval (Student's t)"
+    console.print_table(columns, rows, caption)
+
+
+def _interval(value: dict | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value['mean']:+.2f} [{value['low']:+.2f}, {value['high']:+.2f}]"
 
 
 def _print_imbalance(result: dict, limits: dict) -> None:

@@ -124,4 +124,5 @@ def shares(weights: Tensor) -> Tensor:
 
 def averaged(losses: Tensor, share: Tensor) -> Tensor:
     """Σ_columns share·Σ_images losses, a scalar."""
-    return (losses.sum(0) * share).sum()
+    total = losses.sum(0) * share
+    return total.sum() if total.ndim else total

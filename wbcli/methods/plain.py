@@ -111,5 +111,5 @@ class Plain(Method):
 
     def losses(self, part: Batch) -> Tensor:
         logits = self.logits(part.images)
-        self.hits += (logits.argmax(1) == part.labels).sum()
+        self.hits.add_((logits.argmax(1) == part.labels).sum())
         return self.terms(logits, part.labels, self.per_class)

@@ -58,7 +58,8 @@ def run_row(lab: Lab, row: Row, seed: int, values: Preset, **options: Any) -> Ru
     if row.after is None:
         return first
     if not row.layers:
-        return lab.normalize(first, values["tau"] if row.searched() else 1.0, label)
+        tau = values["tau"] if row.searched() else 1.0
+        return lab.normalize(first, label, tau=tau)
     return lab.stage2(first, label, **row.stage2_options(values, first.config().wd))
 
 

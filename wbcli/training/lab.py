@@ -67,9 +67,9 @@ class Lab:
         given = {key: self.options.get(key) for key in keys}
         return resolve_stage2(parent.config(), parent.name, given | options)
 
-    def normalize(self, parent: Run, tau: float, label: str) -> Run:
+    def normalize(self, parent: Run, label: str, **options: Any) -> Run:
         given = {key: self.options[key] for key in ("precision", "data_dir")}
-        settings = resolve_normalize(parent.config(), parent.name, given | {"tau": tau})
+        settings = resolve_normalize(parent.config(), parent.name, given | options)
         run = part(self.studies, settings)
         if not run.finished:
             with run.locked(), self.listen(label, settings, 0):

@@ -80,15 +80,15 @@ class Batches:
         self, draws: Tensor, num_views: int = 1, key: tuple[int, int, int] = (0, 0, 0)
     ) -> Batch:
         """The batch of these draws [S·(1 + 3V), B], on the device: see `draw`."""
-        streams = draws.split(1 + 3 * num_views)
-        pictures = []
-        for index, *crops in (rows.unbind() for rows in streams):
+        rows, width = draws.unbind(), 1 + 3 * num_views
+        streams = []
+        for start in range(0, len(rows), width):
+            index, *crops = rows[start : start + width]
             views = [self._crop(index, *crops[i : i + 3]) for i in range(0, len(crops), 3)]
-            pictures.append(views if num_views > 1 else views[0])
-        index = streams[0][0]
-        batch = Batch(pictures[0], self.labels[index], index=index, key=key)
-        if len(pictures) > 1:
-            batch.other_images, batch.other_labels = pictures[1], self.labels[streams[1][0]]
+            streams.append((views if num_views > 1 else views[0], self.labels[index]))
+        batch = Batch(*streams[0], index=rows[0], key=key)
+        if len(streams) > 1:
+            batch.other_images, batch.other_labels = streams[1]
         return batch
 
     def evaluate(self) -> Iterator[tuple[Tensor, Tensor]]:
