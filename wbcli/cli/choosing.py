@@ -29,5 +29,6 @@ def method_options(stage: int) -> Callable:
     for key, own in OWN.items():
         if key in known:
             flag = "--" + key.replace("_", "-")
-            options.append(click.option(flag, type=own.kind, help=own.help))
+            kind = click.Choice(own.words) if own.words else own.kind
+            options.append(click.option(flag, type=kind, help=own.help))
     return lambda command: apply(options, command)

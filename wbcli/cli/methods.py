@@ -44,7 +44,7 @@ def _print_method(method: dict) -> None:
     rows = [["command", command], ["what it is", method["title"]]]
     rows += [["source", method["source"]], ["cost", method["cost"]]]
     for key, option in method["options"].items():
-        told = f"{option['help']}; default {option['default']} ({option['source']})"
+        told = f"{option['help']}; default {_shown(option['default'])} ({option['source']})"
         rows.append(["--" + key.replace("_", "-"), told])
     for row in method["published"]:
         where = f"{row['dataset']}, imbalance factor {row['imbalance_factor']}"
@@ -52,3 +52,7 @@ def _print_method(method: dict) -> None:
         rows.append(["published", told])
     rows += [["note", note] for note in method["notes"]]
     console.print_table(["", method["name"]], rows)
+
+
+def _shown(default: object) -> str:
+    return "none" if default is None else str(default)

@@ -17,6 +17,7 @@ BOUNDS: dict[str, dict[str, float]] = {
     "val_per_class": {"low": 0},
     "seed": {"low": 0, "below": 2**63},
     "beta": {"low": 0, "below": 1},
+    "defer_from": {"low": 0, "below": 1},
     "views": {"low": 1},
     "bottleneck": {"low": 1},
     "radius": {"above": 0},

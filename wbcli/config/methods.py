@@ -10,11 +10,12 @@ from wbcli.config.checks import check_number, option_name, shown
 
 
 class Own(NamedTuple):
-    """An option that some methods have: its type, its range, and what it is."""
+    """An option that some methods have: its type, what it is, and its range or its words."""
 
     kind: type
     help: str
     bounds: dict[str, float] | None = None
+    words: tuple[str, ...] = ()
 
 
 OWN = {
@@ -22,6 +23,14 @@ OWN = {
     "tau": Own(float, "τ ≥ 0, how much of log π is in the loss.", {"low": 0, "high": 100}),
     "gamma": Own(float, "γ of the focal losses, at least 0.", {"low": 0, "high": 100}),
     "max_margin": Own(float, "Margin of the rarest class, a cosine.", {"low": 0, "high": 2}),
+    "defer": Own(
+        str,
+        "From --defer-from on: class weights (drw), or balanced sampling (drs).",
+        words=("drw", "drs"),
+    ),
+    "defer_from": Own(
+        float, "Share of the epochs after which --defer begins.", {"low": 0, "below": 1}
+    ),
 }
 
 
@@ -58,6 +67,15 @@ _BETA = {
         "Cui et al., CVPR 2019; the released code",
     )
 }
+_FROM = {
+    "defer_from": Option(
+        0.8, "share of the epochs after which it begins", "Cao et al., NeurIPS 2019: 160 of 200"
+    )
+}
+_DEFER = _FROM | {
+    "defer": Option(None, "class weights (drw) or balanced sampling (drs), late", "no deferral"),
+    "beta": Option(0.9999, "β of the weights of --defer drw", "the code of LDAM"),
+}
 _WB = _BETA | {
     "loss": Option("cb", "the loss, one of stage 1's five", "the paper, section 4.2"),
     "layers": Option(1, "how many of the last layers train", "the paper, section 4.2"),
@@ -71,18 +89,29 @@ _MARGINS = {
 }
 _TAU = {"tau": Option(1.0, "τ ≥ 0; 1 divides by the norm itself", "Kang et al., ICLR 2020")}
 
+
+def _loss(name: str, options: dict[str, Option] | None = None, **more: Any) -> Entry:
+    """A method that is a loss: its weights or its sampling can change late."""
+    return Entry("plain:Plain", {"loss": name}, _DEFER | (options or {}), **more)
+
+
 METHODS: dict[int, dict[str, Entry]] = {
     1: {  # trains a network
-        "ce": Entry("plain:Plain", {"loss": "ce"}),
-        "cb": Entry("plain:Plain", {"loss": "cb"}, _BETA, holds_prior=True),
-        "cb-bce": Entry("plain:Plain", {"loss": "cb-bce"}, _BETA, holds_prior=True),
-        "focal": Entry("plain:Plain", {"loss": "focal"}, _GAMMA),
-        "cb-focal": Entry("plain:Plain", {"loss": "cb-focal"}, _BETA | _GAMMA, holds_prior=True),
-        "balanced-softmax": Entry("plain:Plain", {"loss": "balanced-softmax"}, holds_prior=True),
-        "logit-adjustment": Entry(
-            "plain:Plain", {"loss": "logit-adjustment"}, _PRIOR, holds_prior=True
+        "ce": _loss("ce"),
+        "cb": _loss("cb", _BETA, holds_prior=True),
+        "cb-bce": _loss("cb-bce", _BETA, holds_prior=True),
+        "focal": _loss("focal", _GAMMA),
+        "cb-focal": _loss("cb-focal", _BETA | _GAMMA, holds_prior=True),
+        "balanced-softmax": _loss("balanced-softmax", holds_prior=True),
+        "logit-adjustment": _loss("logit-adjustment", _PRIOR, holds_prior=True),
+        "ldam": _loss("ldam", _MARGINS, heads=("cosine",), holds_prior=True),
+        "ldam-drw": Entry(
+            "plain:Plain",
+            {"loss": "ldam", "defer": "drw"},
+            _MARGINS | _FROM | _BETA,
+            ("cosine",),
+            holds_prior=True,
         ),
-        "ldam": Entry("plain:Plain", {"loss": "ldam"}, _MARGINS, ("cosine",), holds_prior=True),
     },
     2: {  # retrains the classifier of a run
         "wb": Entry("retrain:WeightBalancing", {}, _WB, heads=("kept", "fresh")),
@@ -119,6 +148,9 @@ def settle_options(
             raise ValueError(f"{option_name(key)}: the {of} {name} does not have it; it has {have}")
         if key in OWN and OWN[key].bounds:
             check_number(key, value, **OWN[key].bounds)
+        if key in OWN and OWN[key].words and value not in (None, *OWN[key].words):
+            words = ", ".join(OWN[key].words)
+            raise ValueError(f"{option_name(key)} must be one of {words}, got {shown(value)}")
     return {key: option.default for key, option in options.items()} | given
 
 

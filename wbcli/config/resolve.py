@@ -148,7 +148,11 @@ def _check_one_constraint(options: dict[str, Any]) -> None:
 def _settle_method(stage: int, method: str, options: dict[str, Any]) -> None:
     """Put the method's own options where the settings have them, in place."""
     entry = entry_of(stage, method)
-    taken = [key for key in OWN if stage == 1 or key not in SHARED]
+    taken = [key for key in OWN if key not in SHARED]
+    if stage == 1:
+        if "defer_from" in options and not (options.get("defer") or "defer" in entry.fixed):
+            raise ValueError("--defer-from: nothing is deferred without --defer drw or drs")
+        taken = [*OWN, "beta"]
     own = {key: options.pop(key) for key in taken if key in options}
     if stage == 1:
         head, chosen = settle_head(method, entry, options.pop("head", None), own)
@@ -158,6 +162,8 @@ def _settle_method(stage: int, method: str, options: dict[str, Any]) -> None:
     options |= {key: chosen[key] for key in taken if key in SHARED and key in chosen}
     chosen = {key: value for key, value in chosen.items() if key not in SHARED}
     options |= {"method": method, "method_options": chosen}
+    if "defer" in entry.fixed:
+        options["defer"] = entry.fixed["defer"]
 
 
 def _method_of_stage1(options: dict[str, Any], recipe: dict[str, Any]) -> str:

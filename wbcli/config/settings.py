@@ -13,7 +13,7 @@ from wbcli.config.checks import (
     option_name,
     shown,
 )
-from wbcli.config.methods import Entry, entry_of
+from wbcli.config.methods import METHODS, OWN, Entry, entry_of
 from wbcli.data import sources
 from wbcli.data.batches.augment import AUGMENTATIONS
 
@@ -39,6 +39,7 @@ CHOICES: dict[str, tuple] = {  # where a setting can have these values only
     "cosine_end": ("from-lr", "to-zero"),
     "sampling": SAMPLINGS,
     "aug": tuple(AUGMENTATIONS),
+    "defer": OWN["defer"].words,
     "project": ("step", "epoch"),
     "layers": tuple(map(int, LAYERS)),
     "frozen_batch_norm": ("eval", "train"),
@@ -46,7 +47,14 @@ CHOICES: dict[str, tuple] = {  # where a setting can have these values only
     "checkpoint": ("last", "best-on-test"),
     "selected_on": ("val", "test"),
 }
-SHARED = ("beta", "loss", "layers", "tau")  # options of methods that are settings of their own
+SHARED = (
+    "beta",
+    "loss",
+    "layers",
+    "tau",
+    "defer",
+    "defer_from",
+)  # options of methods that are settings of their own
 LINEAR = (("linear", {}),)
 SAVE_EVERY = 500  # steps between checkpoints within an epoch
 
@@ -80,6 +88,8 @@ class Config:
     classifier: str | None = None  # in stage 2: the run's, kept, or a fresh one
     sampling: str = "instance"
     aug: str = "basic"
+    defer: str | None = None  # what comes late: class weights (drw) or balanced sampling (drs)
+    defer_from: float = 0.8  # of the epochs: Cao et al., NeurIPS 2019
     loss: str | None = "ce"
     beta: float = 0.9999  # Cui et al., CVPR 2019, and the released code
     wd: float = 0.0
@@ -148,6 +158,12 @@ class Config:
     def entry(self) -> Entry:
         """What is known of the method by its name."""
         return entry_of(STAGES[self.stage], self.method)
+
+    def holds_prior(self) -> bool:
+        """Whether its loss, class weights or sampling correct for the class frequencies."""
+        losses = {self.method, self.loss} & METHODS[1].keys()
+        by_loss = any(METHODS[1][name].holds_prior for name in losses)
+        return by_loss or self.defer is not None or self.sampling != "instance"
 
     def constraint(self) -> str | None:
         """`max_norm`, `unit_norm` or None."""

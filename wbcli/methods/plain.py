@@ -3,11 +3,14 @@
 Legend: B batch, b images of a part of it, K classes.
 """
 
+import math
+
+import torch
 from torch import Tensor
 
 from wbcli.data.batches.batch import Batch
 from wbcli.methods.about import About, Figure
-from wbcli.methods.losses import statistic_of, terms_of
+from wbcli.methods.losses import class_balanced_weights, statistic_of, terms_of
 from wbcli.methods.method import Method
 from wbcli.models.networks import Network
 
@@ -87,29 +90,78 @@ ABOUT = {
             "39.60 is of the best epoch on the test set.",
         ),
     ),
+    "ldam-drw": About(
+        "LDAM, from 80 % of the epochs on with class weights: Σ v_y·loss / Σ v_y",
+        "Cao et al., NeurIPS 2019, algorithm 1",
+        "1",
+        (
+            Figure(*_R32, 200, 42.04),
+            Figure("cifar100lt", 50, "resnet32", 200, 46.62),
+            Figure("cifar100lt", 10, "resnet32", 200, 58.71),
+        ),
+        (
+            "The paper weighs by 1/n_y, its code by the effective number (β = 0.9999), as here.",
+            "In the paper the weights come with a drop of the rate, at epoch 160 of 200; on a "
+            "cosine they come at 80 % of the epochs (--defer-from).",
+            "The code's --train_rule Resample, deferred sampling, has no effect; --method ldam "
+            "--defer drs has.",
+        ),
+    ),
 }
 
 
 class Plain(Method):
     """The mean over the images of a batch of one of `losses.LOSSES`.
 
+    From epoch ⌊defer_from·epochs⌋ (from 0) on, `drw` makes it the weighted mean Σ v_y·loss / Σ v_y
+    with the weights v of class-balanced losses, and `drs` draws balanced batches.
+    Source: Cao et al., NeurIPS 2019, section 3.3, and its code for v.
+
     Args:
         loss: its name.
-        options: what the loss takes: beta, gamma, tau, max_margin, scale.
+        defer, defer_from: `drw`, `drs` or None, and after which share of the epochs.
+        options: what the loss takes: beta (also for drw), gamma, tau, max_margin, scale.
     """
 
     per_class: Tensor | None
+    late_weights: Tensor
+    class_weights: Tensor
 
     def __init__(
-        self, network: Network, class_counts: list[int], *, loss: str, epochs: int = 1, **options
+        self,
+        network: Network,
+        class_counts: list[int],
+        *,
+        loss: str,
+        epochs: int = 1,
+        defer: str | None = None,
+        defer_from: float = 0.8,
+        **options,
     ):
         super().__init__(network, class_counts, epochs=epochs)
+        self.defer, self.late = defer, math.floor(defer_from * epochs + 1e-9)
+        if defer == "drw":
+            weights = class_balanced_weights(class_counts, options["beta"]).float()
+            self.register_buffer("late_weights", weights, persistent=False)
+            self.register_buffer("class_weights", torch.ones_like(weights), persistent=False)
         self.terms = terms_of(loss, options)
         per_class = statistic_of(loss, class_counts, options)
         per_class = None if per_class is None else per_class.float()
         self.register_buffer("per_class", per_class, persistent=False)
 
+    def streams(self, epoch: int) -> tuple[str, ...]:
+        return ("balanced",) if self.defer == "drs" and epoch >= self.late else ("instance",)
+
+    def start_epoch(self, epoch: int) -> None:
+        if self.defer == "drw":
+            late = self.late_weights if epoch >= self.late else torch.ones_like(self.late_weights)
+            self.class_weights.copy_(late)
+
+    def weigh(self, batch: Batch) -> Tensor:
+        return self.class_weights[batch.labels] if self.defer == "drw" else super().weigh(batch)
+
     def losses(self, part: Batch) -> Tensor:
         logits = self.logits(part.images)
         self.hits.add_((logits.argmax(1) == part.labels).sum())
-        return self.terms(logits, part.labels, self.per_class)
+        terms = self.terms(logits, part.labels, self.per_class)
+        return terms * self.class_weights[part.labels] if self.defer == "drw" else terms

@@ -173,7 +173,6 @@ class _Step:
         self.method, self.optimizer = method, optimizer
         self.config, self.position = config, position
         self.device = position.loss_sum.device
-        self.equal: dict[int, Tensor] = {}
         self.rates = [group.get("rate", 1.0) for group in optimizer.param_groups]
         # captured: the tensors stay, their values change
         self.lrs = [torch.zeros((), device=self.device) for _ in self.rates] * config.graph
@@ -200,7 +199,7 @@ class _Step:
     def __call__(self, batch: Batch) -> None:
         self.optimizer.zero_grad()
         batch = self.method.prepare(batch)
-        share = self.share(batch)
+        share = shares(self.method.weigh(batch))
         for part in batch.parts(self.config.accumulate):
             with autocast(self.device, self.config.precision, cache=not self.config.graph):
                 losses = self.method.losses(part)
@@ -209,14 +208,6 @@ class _Step:
         self.position.finite_steps += self.position.loss_sum.isfinite()
         self.optimizer.step()
         self.method.after_step()
-
-    def share(self, batch: Batch) -> Tensor:
-        """`shares` of what the images weigh; where each weighs 1, made once for a size of batch."""
-        if type(self.method).weigh is not Method.weigh:
-            return shares(self.method.weigh(batch))
-        if len(batch) not in self.equal:
-            self.equal[len(batch)] = shares(self.method.weigh(batch))
-        return self.equal[len(batch)]
 
     def state(self) -> list[Tensor]:
         """Every tensor that a step changes; momentum exists from here on, as zeros."""
