@@ -7,6 +7,8 @@ import click
 from wbcli.cli.options import apply
 from wbcli.config.methods import HEADS, METHODS, OWN
 
+FREE = ("linear", "cosine", "etf")  # that most methods can have
+
 
 def method_options(stage: int) -> Callable:
     """Which method, and the numbers that some methods of the stage have."""
@@ -20,7 +22,7 @@ def method_options(stage: int) -> Callable:
     known = {key for entry in METHODS[stage].values() for key in entry.options}
     if stage == 1:
         known |= {key for own in HEADS.values() for key in own}
-        heads = click.Choice(list(HEADS))
+        heads = click.Choice(FREE)
         options.append(click.option("--head", type=heads, help="Classifier.  [default: linear]"))
     if stage == 2:
         choice = click.Choice(["kept", "fresh"])

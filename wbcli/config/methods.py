@@ -21,7 +21,13 @@ class Own(NamedTuple):
 OWN = {
     "scale": Own(float, "s of a normalised classifier: logits are s times a cosine.", {"above": 0}),
     "tau": Own(float, "τ ≥ 0, how much of log π is in the loss.", {"low": 0, "high": 100}),
-    "gamma": Own(float, "γ of the focal losses, at least 0.", {"low": 0, "high": 100}),
+    "gamma": Own(
+        float,
+        "γ of the focal losses; of deconfound what is added to lengths.",
+        {"low": 0, "high": 100},
+    ),
+    "alpha": Own(float, "α of deconfound at evaluation: 0 is without it.", {"low": 0, "high": 100}),
+    "feature_decay": Own(float, "Decay λ_F of the features.", {"low": 0, "high": 1e6}),
     "max_margin": Own(float, "Margin of the rarest class, a cosine.", {"low": 0, "high": 2}),
     "defer": Own(
         str,
@@ -89,6 +95,16 @@ _MARGINS = {
 }
 _TAU = {"tau": Option(1.0, "τ ≥ 0; 1 divides by the norm itself", "Kang et al., ICLR 2020")}
 
+_TANG = "Tang et al., NeurIPS 2020"
+_NORMALISED = {
+    "scale": Option(16.0, "s of the normalised classifier, the paper's τ", _TANG),
+    "gamma": Option(1 / 32, "γ > 0, added to the lengths of rows", _TANG),
+    "alpha": Option(0.0, "α at evaluation: 0 is De-confound, TDE is 1.5 on CIFAR-100", _TANG),
+}
+_FEATURES = {
+    "feature_decay": Option(0.01, "λ_F of λ_F/2·‖h‖²", "Hasegawa & Sato, ICLR 2024, the code")
+}
+
 
 def _loss(name: str, options: dict[str, Option] | None = None, **more: Any) -> Entry:
     """A method that is a loss: its weights or its sampling can change late."""
@@ -112,6 +128,8 @@ METHODS: dict[int, dict[str, Entry]] = {
             ("cosine",),
             holds_prior=True,
         ),
+        "deconfound": Entry("deconfound:Deconfound", {}, _NORMALISED, ("normalised",)),
+        "wd-fr-etf": Entry("feature_decay:FeatureDecay", {}, _FEATURES, ("etf",)),
     },
     2: {  # retrains the classifier of a run
         "wb": Entry("retrain:WeightBalancing", {}, _WB, heads=("kept", "fresh")),
@@ -124,6 +142,7 @@ HEADS: dict[str, dict[str, Option]] = {  # options of the classifiers
     "linear": {},
     "cosine": {"scale": Option(30.0, "s of s·cos(w_k, h)", "Cao et al., NeurIPS 2019, the code")},
     "etf": {},
+    "normalised": _NORMALISED,
 }
 
 

@@ -33,8 +33,13 @@ class Network(nn.Module):
         self.backbone, self.num_features = backbone, num_features
         self.classifier = assembled(heads, num_features, num_classes)
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.classifier(self.backbone(images))
+    def forward(
+        self, images: Tensor, *, with_features: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """logits, or (logits, features)."""
+        features = self.backbone(images)
+        logits = self.classifier(features)
+        return (logits, features) if with_features else logits
 
 
 def build(
