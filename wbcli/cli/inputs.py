@@ -146,6 +146,7 @@ def find_parent(runs_dir: Path, reference: str | None) -> Run:
             f"expected a stage-1 run, {run.name} is a {config_of_run.stage} run of "
             f"{config_of_run.parent}: name that one"
         )
+    run.must_classify()
     return run
 
 

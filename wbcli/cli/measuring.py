@@ -224,9 +224,11 @@ def runs_command(as_json, runs_dir, **unused):
 def _settings(row: dict) -> str:
     if row["stage"] == "normalize":
         return f"tau {row['tau']:g}"
+    method = row["method"]
+    name = row["loss"] if method in (row["loss"], "wb") else method
     constraints = [f"{key} {row[key]:g}" for key in ("maxnorm", "radius") if row[key] is not None]
     constraints += ["unit-norm"] * row["unit_norm"]
-    return " ".join([row["loss"], f"wd {row['wd']:g}", *constraints])
+    return " ".join([name, f"wd {row['wd']:g}", *constraints])
 
 
 def _summary(run: Run) -> dict:
@@ -237,6 +239,7 @@ def _summary(run: Run) -> dict:
         "imbalance_factor",
         "recipe",
         "arch",
+        "method",
         "loss",
         "wd",
         "maxnorm",

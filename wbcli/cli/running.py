@@ -13,7 +13,7 @@ from wbcli.cli.inputs import (
     wrong_usage,
 )
 from wbcli.config.settings import Config
-from wbcli.runs.find import all_runs, changes, create, named, same_images
+from wbcli.runs.find import all_runs, changes, create, named, same_images, weights_of
 from wbcli.runs.metrics import measured
 from wbcli.runs.run import Run
 from wbcli.words import counted
@@ -52,7 +52,8 @@ def run_training(
     with wrong_usage():
         if settings.init_from:  # before there is a run that could not be trained
             network = networks.for_run(settings, dataset.num_classes)
-            left_out = init.load_init(network, Path(settings.init_from))
+            path, of_run = weights_of(runs_dir, settings.init_from)
+            left_out = init.load_init(network, path, whole=not of_run)
             if left_out:
                 what = f"{counted(len(left_out), 'tensor')} beside the network, such as"
                 console.warn(f"--init: left out {what} {left_out[0]}")
@@ -79,7 +80,8 @@ def run_training(
                     settings, run, dataset, device, runs_dir, listener, save_every=save_every
                 )
     rows = run.metrics()
-    if not rows or not measured(rows[-1])[1]:  # a finished run's last epoch is measured
+    done = rows and (measured(rows[-1])[1] or not settings.entry().classifies)
+    if not done:  # a finished run's last epoch is measured
         raise ValueError(
             f"{run.path / 'metrics.jsonl'} is missing or damaged; the weights are not: "
             f"measure them with wbcli eval {run.name}"
@@ -204,6 +206,14 @@ def report_run(run: Run, settings: Config, rows: list[dict], limits: dict, as_js
         result |= {"val_accuracy": accuracy} if split == "val" else {}
         chosen = {"selected_on": settings.selected_on} if settings.selected_on else {}
         console.print_json(result | chosen)
+        return
+    if not settings.entry().classifies:
+        console.print_table(
+            ["run", "train"],
+            [[run.name, rows[-1]["train_accuracy"]]],
+            f"per cent of the training images that {settings.method} told, last epoch; "
+            f"{seconds:.1f} s; start another training from it with --init {run.name}",
+        )
         return
     if settings.selected_on == "test":
         console.warn(CHOSEN_ON_TEST.format(run=run.name))

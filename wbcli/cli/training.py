@@ -21,7 +21,8 @@ from wbcli.cli.parameters import Command
 from wbcli.cli.running import CALIBRATION_NOTE, HOW, never_clipped, report_run, run_training
 from wbcli.config.resolve import resolve_normalize, resolve_stage1, resolve_stage2, stage2_options
 from wbcli.config.settings import Config, from_dict
-from wbcli.runs.find import create, named
+from wbcli.files.downloads import digest
+from wbcli.runs.find import create, find, named, weights_of
 
 
 @click.command("stage1", cls=Command)
@@ -31,9 +32,9 @@ from wbcli.runs.find import create, named
 @click.option(
     "--init",
     "init_from",
-    type=click.Path(exists=True, dir_okay=False, resolve_path=True),
-    metavar="FILE",
-    help="Start from these weights (safetensors, or a state dict).",
+    metavar="RUN|FILE",
+    help="Start from the network of a run without its classifier, or from these weights "
+    "(safetensors, or a state dict).",
 )
 @click.option("--skip-broken", is_flag=True, help="Leave files out that are no whole picture.")
 @method_options(1)
@@ -55,6 +56,8 @@ def stage1_command(dataset, runs_dir, device, data_dir, skip_broken, **options):
     with wrong_usage():
         options["dataset"] = dataset
         device, options = on_device(device, options, data_dir or Path("data"))
+        if options["init_from"] is not None:
+            options |= _start(runs_dir, options["init_from"])
         settings = resolve_stage1(options)
     if options["arch"] is None and settings.arch == "resnet34":
         console.say(
@@ -149,6 +152,13 @@ def normalize_command(run, runs_dir, device, name, as_json, data_dir, **options)
         finally:
             run.discard()
     report_run(run, settings, [row], dataset.limits, as_json)
+
+
+def _start(runs_dir: Path, reference: str) -> dict[str, str]:
+    """The settings that name what a training starts from: a run, or a file."""
+    path, of_run = weights_of(runs_dir, reference)
+    name = reference_to(find(runs_dir, reference), runs_dir) if of_run else str(path.resolve())
+    return {"init_from": name, "init_digest": digest(path, "sha256")}
 
 
 def _tuned(runs_dir: Path, reference: str, parent: Config, options: dict) -> dict:

@@ -40,6 +40,8 @@ NO_OPTION = ("stage", "dataset", "init", "cosine_end", "frozen_batch_norm", "che
 NO_OPTION += (
     "selected_on",
     "parent",
+    "init_from",
+    "init_digest",
     "left_out",
     "method_options",
 )  # settings that have none of their name

@@ -57,6 +57,7 @@ class Entry:
     heads: the classifiers that it can have, the first by default; in stage 2 what becomes of the
         run's classifier.
     holds_prior: whether what it trains is corrected for the class frequencies already.
+    classifies: whether what it trains scores the classes of the data set.
     """
 
     place: str
@@ -64,6 +65,7 @@ class Entry:
     options: dict[str, Option] = field(default_factory=dict)
     heads: tuple[str, ...] = ("linear", "cosine", "etf")
     holds_prior: bool = False
+    classifies: bool = True
 
 
 _BETA = {
@@ -129,6 +131,7 @@ METHODS: dict[int, dict[str, Entry]] = {
             holds_prior=True,
         ),
         "deconfound": Entry("deconfound:Deconfound", {}, _NORMALISED, ("normalised",)),
+        "ssp": Entry("ssp:RotationPrediction", heads=("rotations",), classifies=False),
         "wd-fr-etf": Entry("feature_decay:FeatureDecay", {}, _FEATURES, ("etf",)),
     },
     2: {  # retrains the classifier of a run
@@ -143,6 +146,7 @@ HEADS: dict[str, dict[str, Option]] = {  # options of the classifiers
     "cosine": {"scale": Option(30.0, "s of s·cos(w_k, h)", "Cao et al., NeurIPS 2019, the code")},
     "etf": {},
     "normalised": _NORMALISED,
+    "rotations": {},
 }
 
 

@@ -78,7 +78,8 @@ class Config:
     left_out: tuple[str, ...] | None = None  # broken files, by --skip-broken
     bottleneck: int | None = None
     init: str = "he"
-    init_from: str | None = None  # --init: a file of weights to start from
+    init_from: str | None = None  # --init: a run, or a file of weights, to start from
+    init_digest: str | None = None  # SHA-256 of these weights
     seed: int = 0
     precision: str = "fp32"
     deterministic: bool = False

@@ -179,11 +179,19 @@ class Normalised(nn.Module):
         return (rows / (norms + self.gamma)).flatten(1)
 
 
+class Rotations(Linear):
+    """Four scores, of the turn of an image by 0, 90, 180 and 270 degrees, whatever K is."""
+
+    def __init__(self, num_features: int, num_classes: int):
+        super().__init__(num_features, 4)
+
+
 HEADS: dict[str, Callable[..., nn.Module]] = {
     "linear": Linear,
     "cosine": Cosine,
     "etf": ETF,
     "normalised": Normalised,
+    "rotations": Rotations,
     "scaled": Scaled,
     "disalign": DisAlign,
 }

@@ -15,7 +15,7 @@ INTEGERS = (torch.int32, torch.int64)
 HEADS = ("classifier.", "fc.")  # as we call it, and as torchvision does
 
 
-def load_init(network: Network, path: Path) -> list[str]:
+def load_init(network: Network, path: Path, *, whole: bool = True) -> list[str]:
     """Start `network` from local weights, of wbcli or of torchvision's network of that name.
 
     A classifier of another shape, or none, leaves the fresh one; all else has to be there. What
@@ -24,6 +24,8 @@ def load_init(network: Network, path: Path) -> list[str]:
     Args:
         path: safetensors, or a state dict that torch.load(weights_only=True) reads, on its own
             or under `state_dict` or `model`; its names may have prefixes (`_renamed`).
+        whole: with its classifier, where that fits; else what its names begin with `classifier.`
+            is not looked at.
 
     Returns:
         The names in the file that were left out.
@@ -36,17 +38,19 @@ def load_init(network: Network, path: Path) -> list[str]:
     except ValueError as error:
         expected = "expected weights, as safetensors or a state dict of torch.save"
         raise ValueError(f"--init {path}: {expected}; {error}") from error
+    if not whole:
+        weights = {k: v for k, v in weights.items() if not k.startswith(HEADS[0])}
     own = network.state_dict()
-    whole, left_out = weights, []
-    weights = _as_own(whole, own)
+    given, left_out = weights, []
+    weights = _as_own(given, own)
     wrong = _misfits(weights, own)
-    fitting = [p for p in _parts(whole) if not _misfits(_as_own(p, own), own)] if wrong else []
+    fitting = [p for p in _parts(given) if not _misfits(_as_own(p, own), own)] if wrong else []
     if len(fitting) > 1:
         first = " and ".join(min(part) for part in fitting)
         raise ValueError(f"--init {path}: several networks in it fit, of {first}: save one alone")
     if fitting:
         weights, wrong = _as_own(fitting[0], own), []
-        left_out = [name for name in whole if name not in fitting[0]]
+        left_out = [name for name in given if name not in fitting[0]]
     if wrong and (name := _without_arch(weights)):
         raise ValueError(
             f"--init {path}: its weights are of torchvision's {name}, which fits no --arch yet "

@@ -94,7 +94,8 @@ def newest(runs_dir: Path, stages: tuple[str, ...]) -> Run:
         ValueError: there is none.
     """
     for run in reversed(all_runs(runs_dir)):
-        if run.finished and run.record().get("stage") in stages:
+        config = run.config()
+        if run.finished and config.stage in stages and config.entry().classifies:
             return run
     wanted = " or ".join(stages)
     raise ValueError(
@@ -122,6 +123,20 @@ def find(runs_dir: Path, reference: str) -> Run:
             f"epochs): repeat its command with --name {run.name} --resume"
         )
     return run
+
+
+def weights_of(runs_dir: Path, reference: str) -> tuple[Path, bool]:
+    """The file of weights that --init names, and whether it is a run's.
+
+    Raises:
+        ValueError: neither a file nor a finished run.
+    """
+    if Path(reference).is_file() and not Run(runs_dir / reference).started:
+        return Path(reference), False
+    try:
+        return find(runs_dir, reference).path / "model.safetensors", True
+    except ValueError as error:
+        raise ValueError(f"--init {reference}: no such file, and {error}") from error
 
 
 def fingerprint(settings: dict[str, Any]) -> str:

@@ -258,6 +258,15 @@ class Run:
         except ValueError as error:
             raise ValueError(f"{path} cannot be read: {error}") from error
 
+    def must_classify(self) -> None:
+        """Raises ValueError where it was not trained on the classes of its data set."""
+        config = self.config()
+        if not config.entry().classifies:
+            raise ValueError(
+                f"run {self.name} is one of {config.method}, which scores no classes of the data "
+                f"set: start a training from it (wbcli stage1 {config.dataset} --init {self.name})"
+            )
+
     def network(self, class_names: list[str], checkpoint: str = "last"):
         """The network of a finished run, from its last epoch or, with `best`, from best.pt.
 
@@ -269,6 +278,7 @@ class Run:
         """
         from wbcli.models import networks
 
+        self.must_classify()
         config, num_classes = self.config(), len(class_names)
         check_classes(self.name, self.class_names(), class_names)
         if checkpoint == "best" and not (self.path / "best.pt").is_file():

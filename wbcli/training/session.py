@@ -133,7 +133,8 @@ class Training:
         row = row | {"seconds": self.seconds, "images_per_second": num_images / self.seconds}
         row |= epochs.norms(config, self.network, self.constrained, self.radii, self.starts)
         row["accuracy"] = None
-        if epoch % config.eval_every == 0 or epoch == config.epochs:
+        due = epoch % config.eval_every == 0 or epoch == config.epochs
+        if due and config.entry().classifies:
             row |= epochs.accuracies(
                 self.settings, self.method.evaluated(), self.dataset, self.splits
             )
@@ -183,7 +184,7 @@ class Training:
     def finish(self) -> dict[str, Any]:
         """Fit the temperature and write the weights; returns the metrics of the last epoch."""
         weights = {key: value.clone() for key, value in self.network.state_dict().items()}
-        if "val" in self.splits:
+        if "val" in self.splits and self.config.entry().classifies:
             if measured.default_checkpoint(self.config) == "best":
                 self.network.load_state_dict(self.run.load_state("best.pt")["model"])
             val = self.splits["val"]

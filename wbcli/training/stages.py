@@ -19,7 +19,7 @@ from wbcli.methods.adjustments import adjust
 from wbcli.methods.make import for_run
 from wbcli.methods.method import Method
 from wbcli.models import init, networks
-from wbcli.runs.find import find, part
+from wbcli.runs.find import find, part, weights_of
 from wbcli.runs.run import Run
 from wbcli.training import epochs, features
 from wbcli.training.session import Listener, Training, circumstances
@@ -121,7 +121,8 @@ def _set_up(config: Config, dataset: datasets.Dataset, runs_dir: Path) -> Method
     if config.stage == "stage1":
         network = networks.for_run(config, dataset.num_classes)
         if config.init_from:
-            init.load_init(network, Path(config.init_from))
+            path, of_run = weights_of(runs_dir, config.init_from)
+            init.load_init(network, path, whole=not of_run)
     else:
         parent = find(runs_dir, config.parent)
         checkpoint = starting_checkpoint(config, parent.config())
