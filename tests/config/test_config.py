@@ -173,7 +173,7 @@ def test_what_never_ends_or_fills_the_memory_is_refused(options, message):
         ({"arch": "v" * 100}, "resnext50, got 'vvvvvvvvvv"),
         ({"loss": "mse"}, "--loss must be one of ce, cb, cb-bce, focal, cb-focal, got 'mse'"),
         ({"stage": "stage3"}, "stage must be one of stage1, stage2, normalize, got 'stage3'"),
-        ({"recipe": "mine"}, "--recipe must be one of paper, released, got 'mine'"),
+        ({"recipe": "mine"}, "--recipe must be one of paper, released, published, got"),
         ({"precision": "auto"}, "--precision must be one of fp32, tf32, bf16, got 'auto'"),
         ({"project": "never"}, "--project must be one of step, epoch, got 'never'"),
         ({"cosine_end": "flat"}, "cosine_end must be one of from-lr, to-zero, got 'flat'"),

@@ -1,11 +1,13 @@
-"""Options that choose a method, its classifier, and its own numbers."""
+"""Options that choose a method, its classifier and its own numbers, and those of stage 2 alone."""
 
 from collections.abc import Callable
 
 import click
 
 from wbcli.cli.options import apply
+from wbcli.cli.parameters import RelativeThreshold
 from wbcli.config.methods import HEADS, METHODS, OWN
+from wbcli.config.settings import CACHES, LAYERS
 
 FREE = ("linear", "cosine", "etf")  # that most methods can have
 
@@ -34,3 +36,34 @@ def method_options(stage: int) -> Callable:
             kind = click.Choice(own.words) if own.words else own.kind
             options.append(click.option(flag, type=kind, help=own.help))
     return lambda command: apply(options, command)
+
+
+def head_options(command: Callable) -> Callable:
+    """What only stage 2 takes."""
+    options = [
+        click.option(
+            "--maxnorm",
+            type=RelativeThreshold(),
+            help="MaxNorm radius between the shortest (0) and longest (1) row of stage 1; none "
+            "leaves MaxNorm out.",
+        ),
+        click.option(
+            "--layers",
+            type=click.Choice(LAYERS),
+            help="How many of the last layers train; 1 is the classifier alone.",
+        ),
+        click.option(
+            "--views",
+            type=int,
+            metavar="V",
+            help="Augmented views that are cached, for epochs to take turns with.  "
+            "[default: one for each epoch; on disk 1; in a search at most 10]",
+        ),
+        click.option(
+            "--cache",
+            type=click.Choice(CACHES),
+            help="What features of the frozen network are kept in, or none to run it every "
+            "epoch.  [default: fp32]",
+        ),
+    ]
+    return apply(options, command)

@@ -46,6 +46,10 @@ def _print_method(method: dict) -> None:
     for key, option in method["options"].items():
         told = f"{option['help']}; default {_shown(option['default'])} ({option['source']})"
         rows.append(["--" + key.replace("_", "-"), told])
+    for group, values in method["recipe"].items():
+        told = console.format_settings({key: found["value"] for key, found in values.items()})
+        sources = dict.fromkeys(found["source"] for found in values.values())
+        rows.append(["--recipe published", f"{group}: {told} ({'; '.join(sources)})"])
     for row in method["published"]:
         where = f"{row['dataset']}, imbalance factor {row['imbalance_factor']}"
         told = f"{row['all']} % on {where}, {row['network']}, {row['epochs']} epochs"

@@ -6,16 +6,15 @@ from pathlib import Path
 import click
 
 from wbcli import console
-from wbcli.cli.parameters import Count, NamedPath, RelativeThreshold
+from wbcli.cli.parameters import Count, NamedPath
 from wbcli.config.settings import (
     ARCHS,
-    CACHES,
-    LAYERS,
     LOSSES,
     PRECISIONS,
     RECIPES,
     SAMPLINGS,
     SAVE_EVERY,
+    SCHEDULES,
 )
 from wbcli.data.batches.augment import AUGMENTATIONS
 
@@ -114,7 +113,19 @@ def setting_options(command: Callable) -> Callable:
     """Settings of a training; what is not given comes from the recipe."""
     options = [
         click.option("--wd", type=float, help="Weight decay λ."),
-        click.option("--lr", type=float, help="First learning rate of the cosine."),
+        click.option("--lr", type=float, help="Largest learning rate."),
+        click.option(
+            "--schedule",
+            type=click.Choice(SCHEDULES),
+            help="How the rate falls: cosine (default), or by a hundredth after 80 and 90 % of the "
+            "epochs.",
+        ),
+        click.option(
+            "--warmup",
+            type=int,
+            metavar="EPOCHS",
+            help="Epochs in which the rate grows to --lr.  [default: 0]",
+        ),
         click.option("--momentum", type=float, help="Momentum of SGD."),
         click.option("--epochs", type=int, help="Epochs that are trained."),
         click.option("--batch-size", type=int, help="Images of a step."),
@@ -167,44 +178,14 @@ def setting_options(command: Callable) -> Callable:
         click.option(
             "--recipe",
             type=click.Choice(RECIPES),
-            help="Defaults of the paper's text, or of the released code.",
+            help="Defaults of the paper's text, of the released code, or those that a method's "
+            "authors published (stage 1).",
         ),
         click.option(
             "--deterministic",
             is_flag=True,
             default=None,
             help="Deterministic kernels only (a GPU is slower for it).",
-        ),
-    ]
-    return apply(options, command)
-
-
-def head_options(command: Callable) -> Callable:
-    """What only stage 2 takes."""
-    options = [
-        click.option(
-            "--maxnorm",
-            type=RelativeThreshold(),
-            help="MaxNorm radius between the shortest (0) and longest (1) row of stage 1; none "
-            "leaves MaxNorm out.",
-        ),
-        click.option(
-            "--layers",
-            type=click.Choice(LAYERS),
-            help="How many of the last layers train; 1 is the classifier alone.",
-        ),
-        click.option(
-            "--views",
-            type=int,
-            metavar="V",
-            help="Augmented views that are cached, for epochs to take turns with.  "
-            "[default: one for each epoch; on disk 1; in a search at most 10]",
-        ),
-        click.option(
-            "--cache",
-            type=click.Choice(CACHES),
-            help="What features of the frozen network are kept in, or none to run it every "
-            "epoch.  [default: fp32]",
         ),
     ]
     return apply(options, command)

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from wbcli.cli import cli
+from wbcli.config.published import PUBLISHED
 from wbcli.config.recipes import DEFAULTS, SOURCES, Default
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -67,11 +68,21 @@ The letter behind a value says where it comes from:
 
 {stage2}
 
+## The recipe `published`
+
+`--recipe published` trains a method of stage 1 as its authors did, but for the network and the
+augmentation. Sets in memory take the values of CIFAR, sets on disk those of ImageNet-LT. What is
+not in the table is that of the recipe `paper`, and stage 2 follows by that one.
+
+{published}
+
 ## How to read it
 
 - `folder` is one's own pictures.
 - `he` and `conv-default` are the initialisation of the first convolution of `resnet34`: He's, or
   that of `nn.Conv2d`.
+- A cosine falls from lr over the epochs after the warm-up; a `step` schedule multiplies lr by a
+  factor after each of its milestones, shares of the epochs.
 - `from-lr` is a cosine that starts at lr and is stepped once an epoch. `to-zero` is one epoch
   further along, as in the released code: its last epoch has lr 0 and moves only the statistics of
   batch norm.
@@ -135,7 +146,7 @@ def recipes() -> str:
     """docs/recipes.md."""
     sources = [f"- <sup>{letter}</sup> {source}" for letter, source in SOURCES.items()]
     tables = {stage: _table(stage) for stage in ("stage1", "stage2")}
-    return RECIPES.format(sources="\n".join(sources), **tables)
+    return RECIPES.format(sources="\n".join(sources), published=_published(), **tables)
 
 
 PAGES = {"options.md": options, "recipes.md": recipes}
@@ -190,6 +201,17 @@ def _table(stage: str) -> str:
             for keys in columns.values()
         ]
         lines.append(f"| {recipe} | {dataset} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _published() -> str:
+    """What is known of methods in config/published.py, with its source."""
+    lines = ["| method | sets | settings | source |", "|---|---|---|---|"]
+    for method, groups in PUBLISHED.items():
+        for group, values in groups.items():
+            told = ", ".join(f"{key} {default.value}" for key, default in values.items())
+            sources = "; ".join(dict.fromkeys(default.source for default in values.values()))
+            lines.append(f"| `{method}` | {group} | {told} | {sources} |")
     return "\n".join(lines)
 
 

@@ -1,7 +1,6 @@
 """Options of a search, and what they make it."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from importlib.util import find_spec
 
 import click
@@ -14,8 +13,9 @@ from wbcli.cli.parameters import Count
 from wbcli.config.settings import Config
 from wbcli.words import counted
 
+OWN_OPTIONS = ("tau", "gamma", "max-margin", "scale", "alpha", "feature-decay", "defer-from")
 SEARCHED = {  # stage: what can be searched, and what is unless an option settles it
-    "stage1": (("wd", "lr"), ("wd",)),
+    "stage1": (("wd", "lr", "beta", *OWN_OPTIONS), ("wd",)),
     "stage2": (("wd", "lr", "maxnorm", "radius", "beta", "loss"), ("wd", "lr", "maxnorm")),
 }
 CHOICES = ("beta", "loss")  # searched among values, not in a range
@@ -107,7 +107,7 @@ def how_to_search(options: dict):
 
 def searched_names(stage: str, names: tuple, ranges: tuple, options: dict) -> list[str]:
     """What is searched: what was named, else the default but for what is given; and every range."""
-    given = [key for key in SEARCHED[stage][0] if options.get(key) is not None]
+    given = [key for key in SEARCHED[stage][0] if options.get(key.replace("-", "_")) is not None]
     asked = [*names, *[name for name, _, _ in ranges]]
     both = [name for name in asked if name in given]
     if both:
@@ -134,9 +134,11 @@ def space_of(base: Config, names: list[str], ranges: tuple) -> dict:
     """The search space; both ends of every range must be values that the option can have."""
     from wbcli.tune import search
 
-    space = search.make_space(base.stage, names, {name: (low, high) for name, low, high in ranges})
+    given = {name: (low, high) for name, low, high in ranges}
+    own = search.RANGES.get(base.method, {})
+    space = search.make_space(base.stage, names, own | given)
     for name, distribution in space.items():
         if name not in CHOICES:
             for end in (distribution.low, distribution.high):
-                replace(base, **{name: end})
+                base.changed({name: end})
     return space

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from wbcli import console
-from wbcli.cli.choosing import method_options
+from wbcli.cli.choosing import head_options, method_options
 from wbcli.cli.images import data_options, imbalance_options
 from wbcli.cli.inputs import (
     find_parent,
@@ -16,7 +16,7 @@ from wbcli.cli.inputs import (
     without_broken,
     wrong_usage,
 )
-from wbcli.cli.options import everywhere, head_options, json_option, training_options
+from wbcli.cli.options import everywhere, json_option, training_options
 from wbcli.cli.parameters import Command
 from wbcli.cli.running import CALIBRATION_NOTE, HOW, never_clipped, report_run, run_training
 from wbcli.config.resolve import resolve_normalize, resolve_stage1, resolve_stage2, stage2_options

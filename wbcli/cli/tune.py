@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from wbcli import console
+from wbcli.cli.choosing import head_options, method_options
 from wbcli.cli.images import data_options, imbalance_options
 from wbcli.cli.inputs import (
     find_parent,
@@ -17,7 +18,7 @@ from wbcli.cli.inputs import (
     reference_to,
     wrong_usage,
 )
-from wbcli.cli.options import everywhere, head_options, json_option, setting_options
+from wbcli.cli.options import everywhere, json_option, setting_options
 from wbcli.cli.parameters import Command, Count
 from wbcli.cli.searching import (
     how_to_search,
@@ -51,6 +52,7 @@ def tune_command():
 @click.argument("dataset")
 @search_options("stage1", trials=20, round_size=1)
 @data_options
+@method_options(1)
 @setting_options
 @everywhere
 def stage1_command(dataset, as_json, device, data_dir, runs_dir, **options):
@@ -62,6 +64,7 @@ def stage1_command(dataset, as_json, device, data_dir, runs_dir, **options):
     \b
     Example:
       wbcli tune stage1 digitslt --val-per-class 20 --trials 12
+      wbcli tune stage1 digitslt --val-per-class 20 --method logit-adjustment --search tau
     """
     needs_extra("study", "optuna", "matplotlib")
     from wbcli.training import stages
@@ -72,6 +75,10 @@ def stage1_command(dataset, as_json, device, data_dir, runs_dir, **options):
         device, options = on_device(device, options, data_dir or Path("data"))
         names = searched_names("stage1", names, ranges, options)
         base = resolve.resolve_stage1(options | {"dataset": dataset})
+        if not base.entry().classifies:
+            raise ValueError(
+                f"--method {base.method} scores no classes: there is nothing to choose by"
+            )
         space = space_of(base, names, ranges)
     data = load(base, first_part(runs_dir / "studies", base), "train", "val")
     with wrong_usage():

@@ -18,6 +18,7 @@ BOUNDS: dict[str, dict[str, float]] = {
     "seed": {"low": 0, "below": 2**63},
     "beta": {"low": 0, "below": 1},
     "defer_from": {"low": 0, "below": 1},
+    "step_factor": {"above": 0, "high": 1},
     "views": {"low": 1},
     "bottleneck": {"low": 1},
     "radius": {"above": 0},
@@ -41,6 +42,8 @@ NO_OPTION += (
     "selected_on",
     "parent",
     "init_from",
+    "milestones",
+    "step_factor",
     "init_digest",
     "left_out",
     "method_options",
@@ -87,7 +90,8 @@ def _described(kind: Any) -> str:
         return " or ".join(_described(one) for one in get_args(kind))
     if get_origin(kind) is tuple:
         parts = get_args(kind)
-        return "a list of texts" if parts[-1] is Ellipsis else f"{len(parts)} integers"
+        many = "a list of texts" if parts[0] is str else "a list of numbers"
+        return many if parts[-1] is Ellipsis else f"{len(parts)} integers"
     words = {
         int: f"an integer of at most {MAX_BITS} bits",
         float: "a number",

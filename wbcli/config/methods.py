@@ -3,6 +3,7 @@
 What a method is, costs and is cited for stands beside its code, in `ABOUT`.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -190,3 +191,8 @@ def settle_head(
         raise ValueError(f"--head {head}: the method {name} needs {' or '.join(entry.heads)}")
     own = HEADS.get(head, {})
     return head, settle_options(head, own, {k: v for k, v in given.items() if k in own}, "head")
+
+
+def first_epoch(share: float, epochs: int) -> int:
+    """The first epoch (from 0) after a share of them: ⌊share·epochs⌋, 160 for 0.8 of 200."""
+    return math.floor(share * epochs + 1e-9)

@@ -19,21 +19,22 @@ class Default(NamedTuple):
     source: str
 
 
-def _defaults(source: str, **values) -> dict[str, Default]:
+def sourced(source: str, **values: Any) -> dict[str, Default]:
+    """Values that all have this source."""
     return {key: Default(value, source) for key, value in values.items()}
 
 
 _PAPER_STAGE1 = (
-    _defaults("p", epochs=200, batch_size=64, lr=0.01, momentum=0.9, loss="ce")
-    | _defaults("r", arch="resnet34", wd=5e-3)
-    | _defaults("o", init="he", cosine_end="from-lr", checkpoint="last", tta=False)
+    sourced("p", epochs=200, batch_size=64, lr=0.01, momentum=0.9, loss="ce")
+    | sourced("r", arch="resnet34", wd=5e-3)
+    | sourced("o", init="he", cosine_end="from-lr", checkpoint="last", tta=False)
 )
 _PAPER_STAGE2 = (
-    _defaults("p", batch_size=64, momentum=0.9, project="step", layers=1)
-    | _defaults("r", epochs=10, lr=0.01, wd=0.1, loss="cb-bce", maxnorm=0.1)
-    | _defaults("o", frozen_batch_norm="eval", cosine_end="from-lr", checkpoint="last", tta=False)
+    sourced("p", batch_size=64, momentum=0.9, project="step", layers=1)
+    | sourced("r", epochs=10, lr=0.01, wd=0.1, loss="cb-bce", maxnorm=0.1)
+    | sourced("o", frozen_batch_norm="eval", cosine_end="from-lr", checkpoint="last", tta=False)
 )
-_RELEASED_COMMON = _defaults(
+_RELEASED_COMMON = sourced(
     "r",
     batch_size=64,
     lr=0.01,
@@ -42,10 +43,10 @@ _RELEASED_COMMON = _defaults(
     checkpoint="best-on-test",
     tta=True,
 )
-_RELEASED_STAGE1 = _RELEASED_COMMON | _defaults(
+_RELEASED_STAGE1 = _RELEASED_COMMON | sourced(
     "r", epochs=320, loss="ce", arch="resnet34", wd=5e-3, init="conv-default"
 )
-_RELEASED_STAGE2 = _RELEASED_COMMON | _defaults(
+_RELEASED_STAGE2 = _RELEASED_COMMON | sourced(
     "r",
     epochs=10,
     wd=0.1,
@@ -57,11 +58,11 @@ _RELEASED_STAGE2 = _RELEASED_COMMON | _defaults(
 )
 _FASHION_STAGE2 = {"epochs": 10, "lr": 0.01, "wd": 5e-4, "loss": "cb", "maxnorm": 0.1}
 # The large sets: the paper tuned λ, λ₂ and δ on them and does not give the values.
-_LARGE_STAGE1 = _PAPER_STAGE1 | _defaults("o", arch="resnet50", wd=5e-4)
+_LARGE_STAGE1 = _PAPER_STAGE1 | sourced("o", arch="resnet50", wd=5e-4)
 _LARGE_STAGE2 = (
     _PAPER_STAGE2
-    | _defaults("p", loss="cb")
-    | _defaults("o", epochs=10, lr=0.01, wd=5e-4, maxnorm=0.1, views=1)
+    | sourced("p", loss="cb")
+    | sourced("o", epochs=10, lr=0.01, wd=5e-4, maxnorm=0.1, views=1)
 )
 _OURS = {"epochs": 200, "batch_size": 64, "lr": 0.01}  # where the paper trained nothing
 
@@ -70,38 +71,38 @@ DEFAULTS: dict[tuple[str, str, str], dict[str, Default]] = {
     ("paper", "cifar100lt", "stage1"): _PAPER_STAGE1,
     ("paper", "cifar100lt", "stage2"): _PAPER_STAGE2,
     ("paper", "cifar10lt", "stage1"): _PAPER_STAGE1,
-    ("paper", "cifar10lt", "stage2"): _PAPER_STAGE2 | _defaults("f", **_FASHION_STAGE2),
+    ("paper", "cifar10lt", "stage2"): _PAPER_STAGE2 | sourced("f", **_FASHION_STAGE2),
     ("paper", "fashionmnistlt", "stage1"): _PAPER_STAGE1
-    | _defaults("o", arch="resnet20", epochs=20)
-    | _defaults("s", wd=5e-4),
-    ("paper", "fashionmnistlt", "stage2"): _PAPER_STAGE2 | _defaults("s", **_FASHION_STAGE2),
+    | sourced("o", arch="resnet20", epochs=20)
+    | sourced("s", wd=5e-4),
+    ("paper", "fashionmnistlt", "stage2"): _PAPER_STAGE2 | sourced("s", **_FASHION_STAGE2),
     ("paper", "digitslt", "stage1"): _PAPER_STAGE1
-    | _defaults("o", arch="resnet8")
-    | _defaults("s", epochs=100, batch_size=16, lr=0.05, wd=2e-3),
+    | sourced("o", arch="resnet8")
+    | sourced("s", epochs=100, batch_size=16, lr=0.05, wd=2e-3),
     ("paper", "digitslt", "stage2"): _PAPER_STAGE2
-    | _defaults("s", epochs=10, lr=0.01, wd=5e-4, loss="cb", maxnorm=0.1),
-    ("paper", "imagenetlt", "stage1"): _LARGE_STAGE1 | _defaults("p", arch="resnext50"),
+    | sourced("s", epochs=10, lr=0.01, wd=5e-4, loss="cb", maxnorm=0.1),
+    ("paper", "imagenetlt", "stage1"): _LARGE_STAGE1 | sourced("p", arch="resnext50"),
     ("paper", "imagenetlt", "stage2"): _LARGE_STAGE2,
-    ("paper", "placeslt", "stage1"): _LARGE_STAGE1 | _defaults("o", **_OURS),
-    ("paper", "placeslt", "stage2"): _LARGE_STAGE2 | _defaults("o", batch_size=64),
-    ("paper", "inat18", "stage1"): _LARGE_STAGE1 | _defaults("p", arch="resnet50", batch_size=512),
-    ("paper", "inat18", "stage2"): _LARGE_STAGE2 | _defaults("p", batch_size=512),
-    ("paper", FOLDER, "stage1"): _LARGE_STAGE1 | _defaults("o", **_OURS),
-    ("paper", FOLDER, "stage2"): _LARGE_STAGE2 | _defaults("o", batch_size=64),
+    ("paper", "placeslt", "stage1"): _LARGE_STAGE1 | sourced("o", **_OURS),
+    ("paper", "placeslt", "stage2"): _LARGE_STAGE2 | sourced("o", batch_size=64),
+    ("paper", "inat18", "stage1"): _LARGE_STAGE1 | sourced("p", arch="resnet50", batch_size=512),
+    ("paper", "inat18", "stage2"): _LARGE_STAGE2 | sourced("p", batch_size=512),
+    ("paper", FOLDER, "stage1"): _LARGE_STAGE1 | sourced("o", **_OURS),
+    ("paper", FOLDER, "stage2"): _LARGE_STAGE2 | sourced("o", batch_size=64),
     ("released", "cifar100lt", "stage1"): _RELEASED_STAGE1,
     ("released", "cifar100lt", "stage2"): _RELEASED_STAGE2,
     ("released", "cifar10lt", "stage1"): _RELEASED_STAGE1,
     ("released", "cifar10lt", "stage2"): _RELEASED_STAGE2,
     ("released", "fashionmnistlt", "stage1"): _RELEASED_STAGE1
-    | _defaults("o", arch="resnet20", init="he"),
+    | sourced("o", arch="resnet20", init="he"),
     ("released", "fashionmnistlt", "stage2"): _RELEASED_STAGE2,
-    ("released", "digitslt", "stage1"): _RELEASED_STAGE1
-    | _defaults("o", arch="resnet8", init="he"),
+    ("released", "digitslt", "stage1"): _RELEASED_STAGE1 | sourced("o", arch="resnet8", init="he"),
     ("released", "digitslt", "stage2"): _RELEASED_STAGE2,
 }
 
 
 def recipe_defaults(recipe: str, dataset: str, stage: str) -> dict[str, Any]:
+    recipe = "paper" if recipe == "published" else recipe  # where a method says nothing
     known = dataset if dataset in sources.SOURCES else FOLDER
     if (recipe, known, stage) not in DEFAULTS:
         raise ValueError(

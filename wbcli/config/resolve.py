@@ -8,6 +8,7 @@ from typing import Any
 
 from wbcli.config.checks import option_name
 from wbcli.config.methods import OWN, entry_of, settle_head, settle_options
+from wbcli.config.published import published
 from wbcli.config.recipes import recipe_defaults
 from wbcli.config.settings import LINEAR, LOSSES, SHARED, Config
 from wbcli.data import sources
@@ -35,7 +36,10 @@ def resolve_stage1(options: dict[str, Any]) -> Config:
     if factor is not None and abs(factor) < 2**53 and factor == int(factor):  # 50.0 is 50
         options["imbalance_factor"] = int(factor)
     defaults = recipe_defaults(options["recipe"], source.name, "stage1")
-    _settle_method(1, _method_of_stage1(options, defaults), options)
+    method = _method_of_stage1(options, defaults)
+    if options["recipe"] == "published":
+        defaults |= {key: value for key, (value, _) in published(method, source).items()}
+    _settle_method(1, method, options)
     return Config(**(defaults | options))
 
 
@@ -44,7 +48,10 @@ def resolve_stage2(parent: Config, parent_name: str, options: dict[str, Any]) ->
     options = _given(options)
     _check_one_constraint(options)
     _check_fits_parent(parent, options)
-    recipe = options.get("recipe", parent.recipe)
+    recipe = options.get("recipe", "paper" if parent.recipe == "published" else parent.recipe)
+    if recipe == "published":
+        raise ValueError("--recipe published is of stage 1: use paper or released")
+    options["recipe"] = recipe
     defaults = recipe_defaults(recipe, parent.dataset, "stage2")
     if options.get("radius") is not None or options.get("unit_norm"):
         defaults["maxnorm"] = None
@@ -60,6 +67,7 @@ def resolve_stage2(parent: Config, parent_name: str, options: dict[str, Any]) ->
 def stage2_options(settings: Config, given: dict[str, Any]) -> dict[str, Any]:
     """The options with which `resolve_stage2` makes `settings` again, but for what is given."""
     keys = ("recipe", "loss", "beta", "wd", "lr", "momentum", "epochs", "batch_size", "project")
+    keys += ("schedule", "warmup")
     keys += (
         "method",
         "classifier",

@@ -1,7 +1,7 @@
 """The settings of a run, resolved and checked: what config.json holds."""
 
 import math
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import Any
 
 from wbcli.config.checks import (
@@ -13,7 +13,7 @@ from wbcli.config.checks import (
     option_name,
     shown,
 )
-from wbcli.config.methods import METHODS, OWN, Entry, entry_of
+from wbcli.config.methods import METHODS, OWN, Entry, entry_of, first_epoch, settle_options
 from wbcli.data import sources
 from wbcli.data.batches.augment import AUGMENTATIONS
 
@@ -23,7 +23,8 @@ ARCHS = ("resnet8", "resnet20", "resnet32", "resnet32x4", "resnet34", "resnet50"
 PRECISIONS = ("auto", "fp32", "tf32", "bf16")
 LAYERS = ("1", "2", "5")
 CACHES = ("fp32", "bf16", "none")
-RECIPES = ("paper", "released")
+RECIPES = ("paper", "released", "published")
+SCHEDULES = ("cosine", "step")
 SAMPLINGS = ("instance", "balanced", "sqrt", "progressive", "class-aware", "reversed")
 FITS = ("crop", "pad", "squash")
 CHOICES: dict[str, tuple] = {  # where a setting can have these values only
@@ -37,6 +38,7 @@ CHOICES: dict[str, tuple] = {  # where a setting can have these values only
     "precision": PRECISIONS[1:],
     "loss": LOSSES,
     "cosine_end": ("from-lr", "to-zero"),
+    "schedule": SCHEDULES,
     "sampling": SAMPLINGS,
     "aug": tuple(AUGMENTATIONS),
     "defer": OWN["defer"].words,
@@ -103,6 +105,10 @@ class Config:
     compile: bool = False
     graph: bool = False  # whole steps as CUDA graphs
     cosine_end: str = "from-lr"  # or to-zero: one epoch further along the cosine
+    schedule: str = "cosine"
+    warmup: int = 0  # epochs in which the rate grows linearly to lr
+    milestones: tuple[float, ...] = (0.8, 0.9)  # shares of the epochs after which a step falls
+    step_factor: float = 0.01  # by which: Cao et al., NeurIPS 2019
     radius: float | None = None
     maxnorm: float | None = None
     unit_norm: bool = False
@@ -138,6 +144,9 @@ class Config:
             if key in given:
                 check_number(key, given[key], high=most)
         check_number("accumulate", self.accumulate, low=1, high=self.batch_size)
+        check_number("warmup", self.warmup, low=0, below=self.epochs)
+        for share in self.milestones:
+            check_number("milestones", share, low=0, high=1)
         if self.graph and self.compile:
             raise ValueError("--graph and --compile exclude each other: give one of them")
         if self.limits is not None:
@@ -173,13 +182,35 @@ class Config:
         return "max_norm" if self.radius is not None or self.maxnorm is not None else None
 
     def lr_at(self, epoch: int) -> float:
-        """Cosine, stepped per epoch (counted from 0): η·(1 + cos(π·e/E))/2.
+        """The learning rate of an epoch (counted from 0), of E.
 
+        In W epochs of warm-up η·(e + 1)/W. Then cosine: η·(1 + cos(π·(e − W)/(E − W)))/2, where
         `from-lr` starts at η; `to-zero` is one epoch further along and ends at 0, as in
-        the released code, whose last epoch moves batch-norm statistics only.
+        the released code, whose last epoch moves batch-norm statistics only. Or step:
+        η·step_factor^m, m milestones passed.
         """
-        e = epoch + (self.cosine_end == "to-zero")
-        return self.lr * (1 + math.cos(math.pi * e / self.epochs)) / 2
+        if epoch < self.warmup:
+            return self.lr * (epoch + 1) / self.warmup
+        if self.schedule == "step":
+            passed = [epoch >= first_epoch(share, self.epochs) for share in self.milestones]
+            return self.lr * self.step_factor ** sum(passed)
+        e = epoch - self.warmup + (self.cosine_end == "to-zero")
+        return self.lr * (1 + math.cos(math.pi * e / (self.epochs - self.warmup))) / 2
+
+    def changed(self, options: dict[str, Any]) -> "Config":
+        """With other values of options, by their names on the command line, the method's own, too.
+
+        Raises:
+            ValueError: a value out of range, or an option that the method does not have.
+        """
+        values = {name.replace("-", "_"): value for name, value in options.items()}
+        own = {key: value for key, value in values.items() if key in OWN}
+        settle_options(self.method, self.entry().options, own)
+        fields_of = {key: value for key, value in values.items() if hasattr(self, key)}
+        more = {key: value for key, value in own.items() if key not in fields_of}
+        heads = [(name, of | {k: v for k, v in more.items() if k in of}) for name, of in self.heads]
+        options = self.method_options | more
+        return replace(self, **fields_of, method_options=options, heads=tuple(heads))
 
 
 def from_dict(values: Any) -> Config:
@@ -191,7 +222,7 @@ def from_dict(values: Any) -> Config:
     if not isinstance(values, dict):
         raise ValueError(f"config.json: expected an object of settings, got {shown(values)}")
     if "schedule" in values and "cosine_end" not in values:  # of 0.1.0
-        values = values | {"cosine_end": values["schedule"]}
+        values = values | {"cosine_end": values["schedule"], "schedule": "cosine"}
     needed = [f.name for f in fields(Config) if f.default is f.default_factory is MISSING]
     missing = [name for name in needed if name not in values]
     if missing:

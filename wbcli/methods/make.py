@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import Any
 
 from wbcli.config.methods import METHODS, settle_head, settle_options
+from wbcli.config.published import PUBLISHED
 from wbcli.config.settings import Config
 from wbcli.methods.method import Method
 from wbcli.models.assembled import followed, is_made
@@ -85,6 +86,10 @@ def _described(stage: int, name: str) -> dict[str, Any]:
         "source": about.source,
         "cost": about.cost,
         "options": {key: option._asdict() for key, option in entry.options.items()},
+        "recipe": {
+            group: {key: default._asdict() for key, default in values.items()}
+            for group, values in (PUBLISHED.get(name, {}) if stage == 1 else {}).items()
+        },
         "published": [figure._asdict() for figure in about.published],
         "notes": list(about.notes),
     }

@@ -3,11 +3,10 @@
 Legend: B batch, b images of a part of it, K classes.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
+from wbcli.config.methods import first_epoch
 from wbcli.data.batches.batch import Batch
 from wbcli.methods.about import About, Figure
 from wbcli.methods.losses import class_balanced_weights, statistic_of, terms_of
@@ -139,7 +138,7 @@ class Plain(Method):
         **options,
     ):
         super().__init__(network, class_counts, epochs=epochs)
-        self.defer, self.late = defer, math.floor(defer_from * epochs + 1e-9)
+        self.defer, self.late = defer, first_epoch(defer_from, epochs)
         if defer == "drw":
             weights = class_balanced_weights(class_counts, options["beta"]).float()
             self.register_buffer("late_weights", weights, persistent=False)

@@ -22,9 +22,21 @@ from wbcli.files import storage
 from wbcli.runs import find, locks
 
 RANGES: dict[str, dict[str, tuple[float, float]]] = {
-    "stage1": {"wd": (1e-5, 1e-1), "lr": (1e-3, 3e-1)},
+    "stage1": {
+        "wd": (1e-5, 1e-1),
+        "lr": (1e-3, 3e-1),
+        "tau": (0.0, 2.0),
+        "gamma": (0.0, 5.0),
+        "max-margin": (0.0, 1.0),
+        "scale": (5.0, 60.0),
+        "alpha": (0.0, 3.0),
+        "feature-decay": (1e-4, 1e-1),
+        "defer-from": (0.5, 0.95),
+    },
+    "deconfound": {"gamma": (2**-8, 0.5)},  # where it is not that of the focal losses
     "stage2": {"wd": (1e-5, 1.0), "lr": (1e-3, 1e-1), "maxnorm": (0.0, 1.0), "radius": (1e-2, 1e1)},
 }
+LINEAR = ("maxnorm", "tau", "gamma", "max-margin", "alpha", "defer-from")  # others logarithmic
 BETAS = (0.0, 0.9, 0.99, 0.999, 0.9999, 0.99999)
 ROUND = "round"  # the study's attribute with the accuracies of its last round
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -58,7 +70,7 @@ def make_space(
 ) -> dict[str, BaseDistribution]:
     """The distribution of each searched option; `ranges` replace the stage's own RANGES.
 
-    Logarithmic but for `maxnorm` (linear), `beta` and `loss` (a choice of values).
+    Logarithmic but for LINEAR, and `beta` and `loss` (a choice of values).
 
     Raises:
         ValueError: a range that is empty, or that a logarithm cannot have.
@@ -69,7 +81,7 @@ def make_space(
             space[name] = CategoricalDistribution(BETAS if name == "beta" else LOSSES)
             continue
         low, high = ranges.get(name) or RANGES[stage][name]
-        log = name != "maxnorm"
+        log = name not in LINEAR
         if not low < high or (log and low <= 0):
             raise ValueError(
                 f"--range {name} {low:g} {high:g}: expected a low end below the high end"
@@ -236,7 +248,7 @@ def outcome(
 def save(folder: Path, found: dict[str, Any], base: Config) -> dict[str, Any]:
     """Write `result.json`: the outcome, and the settings that the best candidate belongs to."""
     folder.mkdir(parents=True, exist_ok=True)
-    settings = asdict(base) | found["best"]["params"]
+    settings = asdict(base.changed(found["best"]["params"]))
     found |= {"path": str(folder), "settings": settings}
     storage.write_json(folder / "result.json", found)
     return found

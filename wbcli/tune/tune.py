@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ def _train_trial(
     The training is a run under `studies`, found again by its settings. None: it was pruned,
     being worse than the median of the others at the same epoch, or its loss diverged.
     """
-    settings = replace(base, **trial.params)
+    settings = base.changed(trial.params)
     key = "accuracy" if select == "test" else "val_accuracy"
 
     reported = set()  # a trial that was pruned once is trained again from its start
