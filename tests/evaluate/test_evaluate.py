@@ -12,6 +12,8 @@ from wbcli.data.pictures import decoding
 from wbcli.evaluate.measured import confusion_groups
 from wbcli.evaluate.metrics import fit_temperature, group_means, logits_of, measure
 from wbcli.models import networks
+from wbcli.models.classifiers import make
+from wbcli.models.networks import Network
 
 # Five images of three classes (the third has none), probabilities as the table says:
 #   label  p0    p1    p2   prediction  right  confidence → bin of 15 (width 1/15)
@@ -199,6 +201,38 @@ def test_a_temperature_needs_no_logits_of_all_images():
 
         assert nll(found) < min(nll(found * 1.02), nll(found / 1.02))
     assert max(widest) == 20
+
+
+class Square(nn.Module):
+    """A classifier that is linear in nothing."""
+
+    num_classes = 3
+
+    def linear(self):
+        return None
+
+    def forward(self, features):
+        return 9 * features[:, :3].square()
+
+
+@pytest.mark.parametrize("head", ["cosine", "normalised", "disalign", "square"])
+def test_the_temperature_of_mirrored_images_is_that_of_their_mean_logits(head):
+    """A classifier that is not linear in the features sees another thing in their mean."""
+    torch.manual_seed(0)
+    network = Network(nn.Flatten(), 16, 3)
+    network.classifier = Square() if head == "square" else make(head, 16, 3)
+    for value in network.state_dict().values():
+        value.copy_(torch.randn_like(value))
+    images = torch.randn(60, 1, 4, 4)
+    with torch.no_grad():
+        logits = logits_of(network.eval(), images, True).double()
+    labels = torch.where(torch.arange(60) % 3 > 0, logits.argmax(1), torch.randint(3, (60,)))
+    found = fit_temperature(network, [(images, labels)], tta=True)
+
+    def nll(temperature):
+        return torch.nn.functional.cross_entropy(logits / temperature, labels).item()
+
+    assert nll(found) < min(nll(found * 1.02), nll(found / 1.02))
 
 
 def test_numbers_with_and_without_a_temperature_decode_each_picture_once(wbcli, monkeypatch):

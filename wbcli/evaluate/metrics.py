@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wbcli.models.linear import linear_form
 from wbcli.models.networks import Network
 
 ECE_BINS = 15
@@ -167,16 +168,21 @@ def fit_temperature(
     The NLL is convex in β = 1/T, so the sign of its derivative Σ_i (E_p[z_i] − z_iy), with
     p = softmax(β·z_i), brackets the minimum: bisection of ln T between -12 and 12. None where
     every image is classified correctly: the NLL then falls all the way to T = 0. Features
-    [N, D] are kept and logits made of them again, [B, K] at a time.
+    [N, D] are kept and logits made of them again, [B, K] at a time. Of an image and its mirror
+    image what is kept is the mean of what the classifier's linear form sees, else of their logits.
     Source: Guo et al., ICML 2017.
     """
     network.eval()
     whole = isinstance(network, Network)
     backbone = network.backbone if whole else nn.Identity()
     classifier = network.classifier if whole else network
+    if tta and not isinstance(classifier, nn.Linear):
+        form = linear_form(classifier) if whole else None
+        feature_map, classifier = form or (classifier, nn.Identity())
+        backbone = nn.Sequential(backbone, feature_map).eval()
 
     def features_of(images: Tensor) -> Tensor:
-        features = backbone(images)  # the classifier is linear: it may see the mean of the two
+        features = backbone(images)
         return (features + backbone(images.flip(3))) / 2 if tta else features
 
     pairs = [(features_of(images), labels) for images, labels in batches]
