@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from wbcli.methods.adjustments import ADJUSTMENTS, adjust, blank, class_means
+from wbcli.methods.adjustments import ADJUSTMENTS, adjust
+from wbcli.methods.nearest_mean import class_means
+from wbcli.models.assembled import followed
 from wbcli.models.classifiers import ETF, Cosine, Normalised
 from wbcli.models.linear import Linear, linear_of
 from wbcli.models.networks import Network
@@ -222,10 +224,11 @@ def test_an_adjusted_classifier_is_a_classifier(name):
 
 @pytest.mark.parametrize("head", [Linear, Cosine, ETF])
 @pytest.mark.parametrize("name", ADJUSTMENTS)
-def test_its_numbers_are_loaded_into_a_blank_one(name, head):
+def test_its_numbers_are_loaded_into_what_the_step_makes(name, head):
     options = OPTIONS.get(name, {})
     adjusted = adjust(name, trained(name, head), COUNTS, **options)
-    again = blank(name, trained(name, head, seed=1).classifier, 4, **options).eval()
+    steps = {"variant": "cl2n"} if name == "ncm" else {}
+    again = followed(trained(name, head, seed=1).classifier, name, 4, **steps).eval()
     again.load_state_dict(adjusted.state_dict())
     features = torch.randn(5, 4)
     assert torch.equal(again(features), adjusted(features))

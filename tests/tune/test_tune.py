@@ -25,7 +25,7 @@ from sqlalchemy.exc import OperationalError
 
 from training.test_fit import stage1
 from wbcli import cli
-from wbcli.config.settings import LOSSES, from_dict
+from wbcli.config.settings import LOSSES, STAGE2_LOSSES, from_dict
 from wbcli.data import recorded
 from wbcli.report import figures
 from wbcli.runs.find import part
@@ -296,14 +296,16 @@ def test_a_storage_that_cannot_be_opened(wbcli, runs_dir, url, reason):
 
 
 def test_the_search_space():
-    names = ["wd", "lr", "maxnorm", "radius", "beta", "loss"]
+    names = ["wd", "lr", "maxnorm", "radius", "beta", "loss", "tau"]
     space = make_space("stage2", names, {"lr": (0.5, 2.0)})
     assert space["lr"] == FloatDistribution(0.5, 2.0, log=True)
     assert space["wd"] == FloatDistribution(*RANGES["stage2"]["wd"], log=True)
     assert space["maxnorm"] == FloatDistribution(0.0, 1.0)
     assert space["radius"].log
-    assert space["loss"].choices == LOSSES
+    assert space["loss"].choices == STAGE2_LOSSES
+    assert make_space("stage1", ["loss"], {})["loss"].choices == LOSSES
     assert space["beta"].choices == BETAS
+    assert space["tau"] == FloatDistribution(0.0, 2.0)
 
 
 LOGARITHM = " and above 0 (it is searched on a logarithmic scale)"

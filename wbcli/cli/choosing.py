@@ -22,6 +22,8 @@ def method_options(stage: int) -> Callable:
         )
     ]
     known = {key for entry in METHODS[stage].values() for key in entry.options}
+    if stage == 0:
+        known -= {"tau"}  # which the command has itself
     if stage == 1:
         known |= {key for own in HEADS.values() for key in own}
         heads = click.Choice(FREE)
@@ -33,7 +35,7 @@ def method_options(stage: int) -> Callable:
     for key, own in OWN.items():
         if key in known:
             flag = "--" + key.replace("_", "-")
-            kind = click.Choice(own.words) if own.words else own.kind
+            kind = click.Choice(own.choices) if own.choices else own.kind
             options.append(click.option(flag, type=kind, help=own.help))
     return lambda command: apply(options, command)
 

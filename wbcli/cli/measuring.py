@@ -222,9 +222,11 @@ def runs_command(as_json, runs_dir, **unused):
 
 
 def _settings(row: dict) -> str:
-    if row["stage"] == "normalize":
-        return f"tau {row['tau']:g}"
     method = row["method"]
+    options = row["method_options"] | ({} if row["tau"] is None else {"tau": row["tau"]})
+    if row["stage"] == "normalize":
+        shown = [console.format_settings(options)] if options else []
+        return " ".join([method] * (method not in options) + shown)
     name = row["loss"] if method in (row["loss"], "wb") else method
     constraints = [f"{key} {row[key]:g}" for key in ("maxnorm", "radius") if row[key] is not None]
     constraints += ["unit-norm"] * row["unit_norm"]
@@ -240,6 +242,7 @@ def _summary(run: Run) -> dict:
         "recipe",
         "arch",
         "method",
+        "method_options",
         "loss",
         "wd",
         "maxnorm",

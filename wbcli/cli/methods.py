@@ -51,7 +51,8 @@ def _print_method(method: dict) -> None:
         sources = dict.fromkeys(found["source"] for found in values.values())
         rows.append(["--recipe published", f"{group}: {told} ({'; '.join(sources)})"])
     for row in method["published"]:
-        where = f"{row['dataset']}, imbalance factor {row['imbalance_factor']}"
+        factor = row["imbalance_factor"]
+        where = row["dataset"] if factor is None else f"{row['dataset']}, imbalance factor {factor}"
         told = f"{row['all']} % on {where}, {row['network']}, {row['epochs']} epochs"
         rows.append(["published", told])
     rows += [["note", note] for note in method["notes"]]

@@ -90,7 +90,7 @@ def everywhere(command: Callable) -> Callable:
     return apply(options, command)
 
 
-def training_options(command: Callable) -> Callable:
+def training_options(command: Callable, losses: tuple[str, ...] = LOSSES) -> Callable:
     """What both stages take, with what a run of one's own is called."""
     options = [
         click.option("--name", help="Name of the run.  [default: DATASET-STAGE-NNN]"),
@@ -106,10 +106,10 @@ def training_options(command: Callable) -> Callable:
         click.option("--dry-run", is_flag=True, help="Print the settings and stop."),
         json_option,
     ]
-    return setting_options(apply(options, command))
+    return setting_options(apply(options, command), losses)
 
 
-def setting_options(command: Callable) -> Callable:
+def setting_options(command: Callable, losses: tuple[str, ...] = LOSSES) -> Callable:
     """Settings of a training; what is not given comes from the recipe."""
     options = [
         click.option("--wd", type=float, help="Weight decay λ."),
@@ -152,8 +152,9 @@ def setting_options(command: Callable) -> Callable:
         click.option("--arch", type=click.Choice(ARCHS), help="Network."),
         click.option(
             "--loss",
-            type=click.Choice(LOSSES),
-            help="Cross-entropy (ce) or focal; cb: class-balanced; cb-bce: the released code's.",
+            type=click.Choice(losses),
+            help="Cross-entropy (ce) or focal; cb: class-balanced; cb-bce: the released code's."
+            + " The last two have log π in them." * (losses is not LOSSES),
         ),
         click.option(
             "--sampling",

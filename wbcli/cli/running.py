@@ -225,16 +225,15 @@ def report_run(run: Run, settings: Config, rows: list[dict], limits: dict, as_js
     )
 
 
-def never_clipped(settings: Config, row: dict) -> str:
-    radius = row["radius"] if isinstance(row["radius"], list) else [row["radius"]]
-    reason = (
-        f"weight decay {settings.wd:g} on the loss {settings.loss} keeps them inside"
-        if settings.wd
-        else "they never grew to it"
-    )
-    return (
-        f"MaxNorm clipped no row in the last epoch: classifier rows are "
-        f"{min(row['row_norms']):.4g} to {max(row['row_norms']):.4g} long, the radius is "
-        f"{', '.join(f'{r:.4g}' for r in radius)}, and {reason}. So MaxNorm changes nothing "
-        "here; for it to bind, lower --wd or the threshold"
-    )
+def warn_if_corrected_twice(trained: Config, method: str) -> None:
+    """Where the class frequencies are in what trained a run, and would be put in once more."""
+    if method not in ("logit-adjustment", "mla"):
+        return
+    by = f"the loss {trained.method}" if trained.entry().holds_prior else None
+    if trained.sampling != "instance":
+        by = f"the sampling {trained.sampling}"
+    if by:
+        console.warn(
+            f"{by} has made up for the class frequencies already, and {method} does it a second "
+            "time: rare classes may be preferred now"
+        )

@@ -16,7 +16,7 @@ from wbcli.words import counted
 OWN_OPTIONS = ("tau", "gamma", "max-margin", "scale", "alpha", "feature-decay", "defer-from")
 SEARCHED = {  # stage: what can be searched, and what is unless an option settles it
     "stage1": (("wd", "lr", "beta", *OWN_OPTIONS), ("wd",)),
-    "stage2": (("wd", "lr", "maxnorm", "radius", "beta", "loss"), ("wd", "lr", "maxnorm")),
+    "stage2": (("wd", "lr", "maxnorm", "radius", "beta", "loss", "tau"), ("wd", "lr", "maxnorm")),
 }
 CHOICES = ("beta", "loss")  # searched among values, not in a range
 CONSTRAINTS = ("maxnorm", "radius", "unit_norm")

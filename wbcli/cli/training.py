@@ -1,5 +1,6 @@
 """stage1, stage2, normalize: resolve the settings, call, print."""
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -18,9 +19,16 @@ from wbcli.cli.inputs import (
 )
 from wbcli.cli.options import everywhere, json_option, training_options
 from wbcli.cli.parameters import Command
-from wbcli.cli.running import CALIBRATION_NOTE, HOW, never_clipped, report_run, run_training
+from wbcli.cli.rows import about_rows, never_clipped
+from wbcli.cli.running import (
+    CALIBRATION_NOTE,
+    HOW,
+    report_run,
+    run_training,
+    warn_if_corrected_twice,
+)
 from wbcli.config.resolve import resolve_normalize, resolve_stage1, resolve_stage2, stage2_options
-from wbcli.config.settings import Config, from_dict
+from wbcli.config.settings import STAGE2_LOSSES, Config, from_dict
 from wbcli.files.downloads import digest
 from wbcli.runs.find import create, find, named, weights_of
 
@@ -69,6 +77,8 @@ def stage1_command(dataset, runs_dir, device, data_dir, skip_broken, **options):
             with wrong_usage():
                 named(runs_dir, how["name"]).must_be_new()
         settings = without_broken(settings)
+    for sentence in about_rows(settings, None):
+        console.warn(sentence)
     run_training(settings, device, runs_dir, None, **how)
 
 
@@ -78,7 +88,7 @@ def stage1_command(dataset, runs_dir, device, data_dir, skip_broken, **options):
 @click.option("--from-tune", is_flag=True, help="With what wbcli tune stage2 found for RUN.")
 @imbalance_options
 @method_options(2)
-@training_options
+@partial(training_options, losses=STAGE2_LOSSES)
 @everywhere
 def stage2_command(run, runs_dir, device, data_dir, from_tune, **options):
     """Retrain the classifier of a stage-1 run.
@@ -115,6 +125,8 @@ def stage2_command(run, runs_dir, device, data_dir, from_tune, **options):
         )
     if settings.loss == "cb-bce":
         console.say(f"note: {CALIBRATION_NOTE}")
+    for sentence in about_rows(settings, parent.config()):
+        console.say(sentence)
     row = run_training(settings, device, runs_dir, parent, **how)
     if row and row["clipped_fraction"] == 0:
         console.warn(never_clipped(settings, row))
@@ -122,19 +134,26 @@ def stage2_command(run, runs_dir, device, data_dir, from_tune, **options):
 
 @click.command("normalize", cls=Command)
 @click.argument("run", required=False)
-@click.option("--tau", type=float, default=1.0, show_default=True, help="τ ≥ 0; 1 is L2.")
+@click.option(
+    "--tau",
+    type=float,
+    help="τ ≥ 0 of tau (1 is L2), logit-adjustment and mla.  [default: 1; of mla 0.65]",
+)
+@method_options(0)
 @click.option("--name", help="Name of the new run.  [default: DATASET-normalize-NNN]")
 @json_option
 @everywhere
 def normalize_command(run, runs_dir, device, name, as_json, data_dir, **options):
-    """τ-normalise a classifier, without training.
+    """Make a classifier fairer to rare classes, without training.
 
-    Every row of the classifier is divided by its norm to the power τ, in a new run. Without
-    RUN it takes the newest finished stage-1 run.
+    By τ-normalisation, which divides every row of the classifier by its norm to the power τ, or by
+    another --method (wbcli methods), in a new run. Without RUN it takes the newest finished
+    stage-1 run.
 
     \b
     Example:
       wbcli normalize --tau 1.9
+      wbcli normalize --method logit-adjustment
     """
     from wbcli.training import stages
 
@@ -143,7 +162,9 @@ def normalize_command(run, runs_dir, device, name, as_json, data_dir, **options)
         reference = reference_to(parent, runs_dir)
         device, options = on_device(device, options, data_dir, parent)
         settings = resolve_normalize(parent.config(), reference, options)
-    dataset = load(settings, parent, "val")
+    warn_if_corrected_twice(parent.config(), settings.method)
+    splits = ("train", "val") if settings.method == "ncm" else ("val",)
+    dataset = load(settings, parent, *splits)
     with wrong_usage():
         run = create(runs_dir, settings, name)
     with run.locked():
@@ -167,7 +188,13 @@ def _tuned(runs_dir: Path, reference: str, parent: Config, options: dict) -> dic
 
     found = tune.latest(runs_dir / "studies", "stage2", reference, parent, console.warn)
     given = {key: value for key, value in options.items() if value is not None}
-    tuned = stage2_options(from_dict(found["settings"]), given)
+    settings = from_dict(found["settings"])
+    if given.get("method", settings.method) != settings.method:
+        raise ValueError(
+            f"--from-tune: what was found is of the method {settings.method}, not of "
+            f"{given['method']}: leave one of them out"
+        )
+    tuned = stage2_options(settings, given)
     console.say(
         f"tuned on {found['selected_on']}: {console.format_settings(found['best']['params'])}"
     )

@@ -2,6 +2,7 @@
 
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import click
@@ -20,6 +21,7 @@ from wbcli.cli.inputs import (
 )
 from wbcli.cli.options import everywhere, json_option, setting_options
 from wbcli.cli.parameters import Command, Count
+from wbcli.cli.running import warn_if_corrected_twice
 from wbcli.cli.searching import (
     how_to_search,
     search_options,
@@ -28,7 +30,8 @@ from wbcli.cli.searching import (
     space_of,
 )
 from wbcli.config import resolve
-from wbcli.config.settings import Config
+from wbcli.config.methods import NUMBERS
+from wbcli.config.settings import STAGE2_LOSSES, Config
 from wbcli.runs.find import first_part, same_images
 
 SPLITS = {"val": "validation", "test": "test"}
@@ -100,7 +103,7 @@ def stage1_command(dataset, as_json, device, data_dir, runs_dir, **options):
 @search_options("stage2", trials=64, round_size=16)
 @head_options
 @imbalance_options
-@setting_options
+@partial(setting_options, losses=STAGE2_LOSSES)
 @everywhere
 def stage2_command(run, as_json, device, data_dir, runs_dir, **options):
     """Search the settings of stage 2.
@@ -129,6 +132,11 @@ def stage2_command(run, as_json, device, data_dir, runs_dir, **options):
         base = resolve.resolve_stage2(parent.config(), reference, options)
         base = replace(base, views=base.views or min(base.epochs, tune.VIEWS))
         space = space_of(base, names, ranges)
+        if "tau" in names and "loss" not in names and base.loss != "logit-adjustment":
+            raise ValueError(
+                f"tau is searched, and the loss {base.loss} has none: give --loss "
+                "logit-adjustment, or search the loss, too"
+            )
         heads.check(base)
     follows = same_images(parent.config(), base)
     data = load(base, parent if follows else None, "train", "val")
@@ -142,19 +150,28 @@ def stage2_command(run, as_json, device, data_dir, runs_dir, **options):
 @tune_command.command("normalize", cls=Command, group="tune")
 @click.argument("run", required=False)
 @click.option(
-    "--trials", type=Count(1), default=61, show_default=True, help="Values of τ that are tried."
+    "--method",
+    type=click.Choice(list(NUMBERS)),
+    default="tau",
+    show_default=True,
+    help="Whose number is searched: τ, or α of tde.",
+)
+@click.option(
+    "--trials", type=Count(1), default=61, show_default=True, help="Values that are tried."
 )
 @select_option
 @json_option
 @everywhere
 def normalize_command(run, trials, select, as_json, device, data_dir, runs_dir, **options):
-    """Search τ of τ-normalisation, on an even grid from 0 to 3.
+    """Search the number of what needs no training: τ from 0 to 3, α of tde from 0 to 6.
 
-    Without RUN it takes the newest finished stage-1 run.
+    On an even grid, in one pass over the features. Without RUN it takes the newest finished
+    stage-1 run.
 
     \b
     Example:
       wbcli tune normalize
+      wbcli tune normalize --method logit-adjustment
     """
     needs_extra("study", "optuna", "matplotlib")
     from wbcli.tune import tune
@@ -163,7 +180,8 @@ def normalize_command(run, trials, select, as_json, device, data_dir, runs_dir, 
         parent = find_parent(runs_dir, run)
         reference = reference_to(parent, runs_dir)
         device, options = on_device(device, options, data_dir, parent)
-        base = resolve.resolve_normalize(parent.config(), reference, options | {"tau": 1.0})
+        base = resolve.resolve_normalize(parent.config(), reference, options)
+    warn_if_corrected_twice(parent.config(), base.method)
     data = load(base, parent, "train", "val")
     with wrong_usage():
         base = _selected(base, data, select, NO_VALIDATION.format(run=parent.name))

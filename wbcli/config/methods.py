@@ -16,7 +16,7 @@ class Own(NamedTuple):
     kind: type
     help: str
     bounds: dict[str, float] | None = None
-    words: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
 
 
 OWN = {
@@ -27,17 +27,25 @@ OWN = {
         "γ of the focal losses; of deconfound what is added to lengths.",
         {"low": 0, "high": 100},
     ),
-    "alpha": Own(float, "α of deconfound at evaluation: 0 is without it.", {"low": 0, "high": 100}),
+    "alpha": Own(
+        float, "α of deconfound and tde at evaluation; 0 is without it.", {"low": 0, "high": 100}
+    ),
     "feature_decay": Own(float, "Decay λ_F of the features.", {"low": 0, "high": 1e6}),
     "max_margin": Own(float, "Margin of the rarest class, a cosine.", {"low": 0, "high": 2}),
     "defer": Own(
         str,
         "From --defer-from on: class weights (drw), or balanced sampling (drs).",
-        words=("drw", "drs"),
+        choices=("drw", "drs"),
     ),
     "defer_from": Own(
         float, "Share of the epochs after which --defer begins.", {"low": 0, "below": 1}
     ),
+    "variant": Own(
+        str,
+        "ncm's features: centred directions (cl2n), directions (l2n), or as they are (un).",
+        choices=("cl2n", "l2n", "un"),
+    ),
+    "rho": Own(float, "ρ of DisAlign's weights of classes: π_k to the power −ρ.", {"low": 0}),
 }
 
 
@@ -59,6 +67,9 @@ class Entry:
         run's classifier.
     holds_prior: whether what it trains is corrected for the class frequencies already.
     classifies: whether what it trains scores the classes of the data set.
+    settings: settings of every training that it has other defaults for than the recipe.
+    step: what it makes of a run's classifier (`models.assembled`), where `heads` does not say it.
+    rows: whether rows of its classifier train, so that they can be constrained.
     """
 
     place: str
@@ -67,6 +78,9 @@ class Entry:
     heads: tuple[str, ...] = ("linear", "cosine", "etf")
     holds_prior: bool = False
     classifies: bool = True
+    settings: dict[str, Option] = field(default_factory=dict)
+    step: str | None = None
+    rows: bool = True
 
 
 _BETA = {
@@ -86,8 +100,9 @@ _DEFER = _FROM | {
     "beta": Option(0.9999, "β of the weights of --defer drw", "the code of LDAM"),
 }
 _WB = _BETA | {
-    "loss": Option("cb", "the loss, one of stage 1's five", "the paper, section 4.2"),
+    "loss": Option("cb", "the loss; beside stage 1's, two with log π", "the paper, section 4.2"),
     "layers": Option(1, "how many of the last layers train", "the paper, section 4.2"),
+    "tau": Option(1.0, "τ ≥ 0 of the loss logit-adjustment", "Menon et al., ICLR 2021"),
 }
 _GAMMA = {"gamma": Option(2.0, "γ ≥ 0; 0 is cross-entropy", "Lin et al., ICCV 2017")}
 _PRIOR = {"tau": Option(1.0, "τ ≥ 0; 0 is cross-entropy", "Menon et al., ICLR 2021")}
@@ -96,9 +111,34 @@ _MARGINS = {
     "max_margin": Option(0.5, "margin of the rarest class; 0.3 on iNaturalist", _LDAM),
     "scale": Option(30.0, "s of s·(c − Δ)", f"the code of {_LDAM}"),
 }
-_TAU = {"tau": Option(1.0, "τ ≥ 0; 1 divides by the norm itself", "Kang et al., ICLR 2020")}
+_KANG = "Kang et al., ICLR 2020"
+_ZHANG = "Zhang et al., CVPR 2021, the code"
+_RHO = {"rho": Option(1.2, "ρ ≥ 0 of the weights w_k ∝ π_k^(−ρ)", _ZHANG)}
 
+
+def _retrained(source: str, **settings: Any) -> dict[str, Option]:
+    """Defaults where λ, MaxNorm and sampling of weight balancing are not the method's."""
+    texts = {
+        "sampling": "order of an epoch",
+        "lr": "first learning rate; the recipe's hardly moves so few numbers in 10 epochs",
+        "wd": "weight decay λ",
+        "maxnorm": "relative MaxNorm threshold",
+    }
+    return {key: Option(value, texts[key], source) for key, value in settings.items()}
+
+
+_TAU = {"tau": Option(1.0, "τ ≥ 0; 1 divides by the norm itself", _KANG)}
+_ADDED = {"tau": Option(1.0, "τ ≥ 0; 0 changes nothing", "Menon et al., ICLR 2021")}
+_HASEGAWA = "Hasegawa & Sato, ICLR 2024, the code for CIFAR-100-LT (1.6 for CIFAR-10-LT)"
+_MULTIPLIED = {"tau": Option(0.65, "τ ≥ 0; 0 changes nothing", _HASEGAWA)}
+_NCM = {"variant": Option("cl2n", "which features are compared", f"the code of {_KANG}")}
 _TANG = "Tang et al., NeurIPS 2020"
+_TDE = {
+    "alpha": Option(
+        1.5, "α ≥ 0; 0 is the classifier as it trained", f"{_TANG} (3.0 on ImageNet-LT)"
+    )
+}
+
 _NORMALISED = {
     "scale": Option(16.0, "s of the normalised classifier, the paper's τ", _TANG),
     "gamma": Option(1 / 32, "γ > 0, added to the lengths of rows", _TANG),
@@ -137,10 +177,44 @@ METHODS: dict[int, dict[str, Entry]] = {
     },
     2: {  # retrains the classifier of a run
         "wb": Entry("retrain:WeightBalancing", {}, _WB, heads=("kept", "fresh")),
+        "crt": Entry(
+            "decoupled:ClassifierRetraining",
+            {"loss": "ce"},
+            heads=("fresh", "kept"),
+            settings=_retrained(_KANG, sampling="balanced", wd=5e-4, maxnorm=None),
+        ),
+        "lws": Entry(
+            "decoupled:Scaling",
+            {"loss": "ce"},
+            heads=("kept",),
+            settings=_retrained(_KANG, sampling="balanced", lr=0.2, wd=5e-4),
+            step="lws",
+            rows=False,
+        ),
+        "disalign": Entry(
+            "disalign:Alignment",
+            {},
+            _RHO,
+            heads=("kept",),
+            settings=_retrained(_ZHANG, lr=0.1, wd=5e-4),
+            step="disalign",
+            rows=False,
+        ),
     },
     0: {  # needs no training
         "tau": Entry("adjustments:tau", {}, _TAU, heads=("kept",)),
+        "l2": Entry("adjustments:l2", heads=("kept",)),
+        "logit-adjustment": Entry("adjustments:logit_adjustment", {}, _ADDED, heads=("kept",)),
+        "mla": Entry("adjustments:multiplicative", {}, _MULTIPLIED, heads=("kept",)),
+        "ncm": Entry("nearest_mean:nearest_mean", {}, _NCM, heads=("fresh",)),
+        "tde": Entry("adjustments:tde", {}, _TDE, heads=("kept",)),
     },
+}
+NUMBERS = {  # the adjustments that have a number, and its name
+    name: number
+    for name, entry in METHODS[0].items()
+    for number in ("tau", "alpha")
+    if number in entry.options
 }
 HEADS: dict[str, dict[str, Option]] = {  # options of the classifiers
     "linear": {},
@@ -172,8 +246,8 @@ def settle_options(
             raise ValueError(f"{option_name(key)}: the {of} {name} does not have it; it has {have}")
         if key in OWN and OWN[key].bounds:
             check_number(key, value, **OWN[key].bounds)
-        if key in OWN and OWN[key].words and value not in (None, *OWN[key].words):
-            words = ", ".join(OWN[key].words)
+        if key in OWN and OWN[key].choices and value not in (None, *OWN[key].choices):
+            words = ", ".join(OWN[key].choices)
             raise ValueError(f"{option_name(key)} must be one of {words}, got {shown(value)}")
     return {key: option.default for key, option in options.items()} | given
 

@@ -7,11 +7,14 @@ Options that the user did not give are None until `resolve_stage1`, `resolve_sta
 from typing import Any
 
 from wbcli.config.checks import option_name
-from wbcli.config.methods import OWN, entry_of, settle_head, settle_options
+from wbcli.config.methods import OWN, Entry, entry_of, settle_head, settle_options
 from wbcli.config.published import published
 from wbcli.config.recipes import recipe_defaults
 from wbcli.config.settings import LINEAR, LOSSES, SHARED, Config
 from wbcli.data import sources
+
+CONSTRAINTS = ("maxnorm", "radius", "unit_norm")
+STAY_LINEAR = ("kept", "tau", "l2", "logit-adjustment", "mla")  # other weights of the same layer
 
 
 def resolve_stage1(options: dict[str, Any]) -> Config:
@@ -58,9 +61,16 @@ def resolve_stage2(parent: Config, parent_name: str, options: dict[str, Any]) ->
     if options.get("maxnorm") == "none":
         options["maxnorm"] = None
     method = options.get("method", "wb")
+    entry = entry_of(2, method)
     _settle_method(2, method, options)
     options["classifier"] = _classifier(method, options.get("classifier"))
-    options["heads"] = _followed_by(parent.heads, options["classifier"])
+    options["heads"] = _followed_by(parent.heads, entry.step or options["classifier"])
+    defaults |= _own_defaults(method, entry, options)
+    loss = options.get("loss", defaults["loss"])
+    if loss == "logit-adjustment":
+        defaults["tau"] = entry.options["tau"].default
+    elif "tau" in options:
+        raise ValueError(f"--tau: the loss {loss} does not have it; logit-adjustment has")
     return Config(**(_inherited(parent, parent_name) | defaults | options))
 
 
@@ -85,18 +95,20 @@ def stage2_options(settings: Config, given: dict[str, Any]) -> dict[str, Any]:
     options = {key: getattr(settings, key) for key in keys}
     constraint = {"maxnorm": settings.maxnorm, "radius": settings.radius}
     constraint["unit_norm"] = settings.unit_norm or None
+    if given.get("loss", settings.loss) == "logit-adjustment":
+        options["tau"] = settings.tau
     if not constraint.keys() & given.keys():
         options |= constraint if settings.constraint() else {"maxnorm": "none"}
     return options
 
 
 def resolve_normalize(parent: Config, parent_name: str, options: dict[str, Any]) -> Config:
-    """A run that is its parent but for the rows of the classifier."""
+    """A run that is its parent but for its classifier."""
     options = _given(options)
     inherited = _inherited(parent, parent_name)
     method = options.get("method", "tau")
     _settle_method(0, method, options)
-    options["heads"] = _followed_by(parent.heads, method)
+    options["heads"] = _followed_by(parent.heads, method, options["method_options"])
     kept = {key: getattr(parent, key) for key in ("checkpoint", "tta")}
     return Config(**(inherited | kept | {"stage": "normalize"} | options))
 
@@ -146,8 +158,7 @@ def _inherited(parent: Config, parent_name: str) -> dict[str, Any]:
 
 
 def _check_one_constraint(options: dict[str, Any]) -> None:
-    names = ("maxnorm", "radius", "unit_norm")
-    given = [name for name in names if options.get(name) not in (None, False, "none")]
+    given = [name for name in CONSTRAINTS if options.get(name) not in (None, False, "none")]
     if len(given) > 1:
         flags = " and ".join("--" + name.replace("_", "-") for name in given)
         raise ValueError(f"{flags} exclude each other: give one of them")
@@ -162,12 +173,14 @@ def _settle_method(stage: int, method: str, options: dict[str, Any]) -> None:
             raise ValueError("--defer-from: nothing is deferred without --defer drw or drs")
         taken = [*OWN, "beta"]
     own = {key: options.pop(key) for key in taken if key in options}
+    shared = [key for key in SHARED if stage == 0 or key in taken]
+    own |= {key: options[key] for key in SHARED if stage != 1 and key in options}
     if stage == 1:
         head, chosen = settle_head(method, entry, options.pop("head", None), own)
         options["heads"] = ((head, chosen),)
         own = {k: value for k, value in own.items() if k in entry.options or k not in chosen}
     chosen = settle_options(method, entry.options, own)
-    options |= {key: chosen[key] for key in taken if key in SHARED and key in chosen}
+    options |= {key: chosen[key] for key in shared if key in chosen}
     chosen = {key: value for key, value in chosen.items() if key not in SHARED}
     options |= {"method": method, "method_options": chosen}
     if "defer" in entry.fixed:
@@ -190,6 +203,31 @@ def _method_of_stage1(options: dict[str, Any], recipe: dict[str, Any]) -> str:
     return method
 
 
+def _own_defaults(method: str, entry: Entry, options: dict[str, Any]) -> dict[str, Any]:
+    """What a stage-2 method has for a default instead of the recipe; refuses a constraint that
+    would act on nothing.
+    """
+    given = [key for key in CONSTRAINTS if options.get(key) not in (None, False)]
+    if given and not entry.rows:
+        raise ValueError(
+            f"{option_name(given[0])}: {method} keeps the rows of the classifier as they are and "
+            "trains numbers beside them, so that there is none to constrain: leave it out"
+        )
+    own = {key: option.default for key, option in entry.settings.items()}
+    if not entry.rows:
+        own["maxnorm"] = None
+    if "loss" not in entry.options:
+        own["loss"] = entry.fixed.get("loss")
+    if options["classifier"] == "fresh":
+        if options.get("maxnorm") is not None:
+            raise ValueError(
+                f"--maxnorm {options['maxnorm']:g} places the radius between the rows of the run's "
+                "classifier, and a fresh one has not learned any: give the radius itself (--radius)"
+            )
+        own["maxnorm"] = None
+    return own
+
+
 def _classifier(method: str, given: str | None) -> str:
     """What becomes of the run's classifier in stage 2."""
     can = entry_of(2, method).heads
@@ -198,10 +236,10 @@ def _classifier(method: str, given: str | None) -> str:
     return given or can[0]
 
 
-def _followed_by(heads: tuple, step: str) -> tuple:
-    """How the classifier came to be, with one step more; a linear one is kept as it is."""
-    plain = heads == LINEAR and step in ("kept", "tau")
-    return heads if plain else (*heads, (step, {}))
+def _followed_by(heads: tuple, step: str, options: dict[str, Any] | None = None) -> tuple:
+    """How the classifier came to be, with one step more; a linear one stays one."""
+    plain = heads == LINEAR and step in STAY_LINEAR
+    return heads if plain else (*heads, (step, options or {}))
 
 
 def _check_fits_source(source: sources.Source, options: dict[str, Any]) -> None:

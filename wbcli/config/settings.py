@@ -19,6 +19,7 @@ from wbcli.data.batches.augment import AUGMENTATIONS
 
 STAGES = {"stage1": 1, "stage2": 2, "normalize": 0}  # the stage of their methods
 LOSSES = ("ce", "cb", "cb-bce", "focal", "cb-focal")
+STAGE2_LOSSES = (*LOSSES, "balanced-softmax", "logit-adjustment")
 ARCHS = ("resnet8", "resnet20", "resnet32", "resnet32x4", "resnet34", "resnet50", "resnext50")
 PRECISIONS = ("auto", "fp32", "tf32", "bf16")
 LAYERS = ("1", "2", "5")
@@ -41,7 +42,7 @@ CHOICES: dict[str, tuple] = {  # where a setting can have these values only
     "schedule": SCHEDULES,
     "sampling": SAMPLINGS,
     "aug": tuple(AUGMENTATIONS),
-    "defer": OWN["defer"].words,
+    "defer": OWN["defer"].choices,
     "project": ("step", "epoch"),
     "layers": tuple(map(int, LAYERS)),
     "frozen_batch_norm": ("eval", "train"),
@@ -131,7 +132,8 @@ class Config:
         elif self.method is None:
             object.__setattr__(self, "method", "wb" if self.stage == "stage2" else "tau")
         given = {key: value for key, value in vars(self).items() if value is not None}
-        for key, allowed in CHOICES.items():
+        choices = CHOICES | ({"loss": STAGE2_LOSSES} if self.stage == "stage2" else {})
+        for key, allowed in choices.items():
             if key in given and given[key] not in allowed:
                 words = ", ".join(map(str, allowed))
                 raise ValueError(
@@ -151,7 +153,7 @@ class Config:
             raise ValueError("--graph and --compile exclude each other: give one of them")
         if self.limits is not None:
             check_limits(*self.limits)
-        if self.stage == "normalize" and self.tau is None and "tau" in self.entry().options:
+        if self.stage == "normalize" and self.tau is None and self.method == "tau":
             raise ValueError("--tau is missing: a normalize run divides by norms to its power")
         self.entry()
 
@@ -163,6 +165,7 @@ class Config:
         """What `methods.make` is told of the method."""
         own = self.entry().options
         shared = {key: getattr(self, key) for key in SHARED if key in own}
+        shared = {key: value for key, value in shared.items() if value is not None}
         return shared | self.method_options
 
     def entry(self) -> Entry:

@@ -4,7 +4,7 @@ Each is a new classifier (`models/linear.py`: `num_classes`, `row_norms`, `linea
 stays as it is. One on `linear()` of the trained classifier is a plain linear layer again, so that a
 cosine or a fixed classifier can be adjusted, too.
 
-Legend: N images, K classes, D features; n_k training images of class k, π_k = n_k/N.
+Legend: B images, K classes, D features; n_k training images of class k, π_k = n_k/N.
 """
 
 import copy
@@ -15,32 +15,87 @@ from numbers import Real
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wbcli import console
 from wbcli.balance.ops import row_norms, tau_norm_
 from wbcli.methods.about import About, Figure
 from wbcli.methods.losses import check_none_empty, log_prior
+from wbcli.methods.nearest_mean import nearest_mean
 from wbcli.models.classifiers import Normalised, check_options
-from wbcli.models.feature_maps import unit
-from wbcli.models.linear import Form, NearestMean, joined, linear_form
+from wbcli.models.linear import Form, joined, linear_form
 from wbcli.words import counted, has
 
+_NONE = "no training"
+_OWN = "cifar100lt", 100, "resnet34", 320  # the weight-balancing paper's, with tuned weight decay
 ABOUT = {
     "tau": About(
         "τ-normalisation: w_k/‖w_k‖^τ, the bias as it is",
         "Kang et al., ICLR 2020",
-        "no training",
-        (Figure("cifar100lt", 100, "resnet34", 320, 51.31),),
+        _NONE,
+        (Figure(*_OWN, 51.31), Figure("imagenetlt", None, "resnext50", 90, 49.4)),
         (
             "51.31 is of the weight-balancing paper, τ = 1.9 on a network with tuned weight decay; "
             "Kang et al. leave the bias out.",
+            "The better the weight decay, the more alike the rows, and the larger the best τ. It "
+            "does nothing on rows of one length (a cosine), and after stage 2 little.",
         ),
-    )
+    ),
+    "l2": About(
+        "L2 normalisation: w_k/‖w_k‖, the bias as it is",
+        "Kang et al., ICLR 2020",
+        _NONE,
+        (Figure(*_OWN, 49.60),),
+        ("It is tau with τ = 1. 49.60 is of the weight-balancing paper.",),
+    ),
+    "logit-adjustment": About(
+        "Logit adjustment after training: z_k − τ·log π_k",
+        "Menon et al., ICLR 2021, section 4.1",
+        _NONE,
+        (
+            Figure("cifar100lt", 100, "resnet32", 200, 41.76),
+            Figure("imagenetlt", None, "resnet50", 90, 50.34),
+            Figure("inat18", None, "resnet50", 90, 66.02),
+        ),
+        (
+            "For a network that was trained without regard to the class frequencies; after a loss "
+            "that holds them it corrects twice.",
+            "The published code takes log(π^τ + 1e-12), which bends rare classes of large sets; "
+            "here it is τ·log π in float64.",
+            "Weight decay makes z smaller and not log π: choose τ with wbcli tune normalize.",
+        ),
+    ),
+    "mla": About(
+        "Multiplicative logit adjustment: π_k^(−τ)·z_k, the bias included",
+        "Hasegawa & Sato, ICLR 2024",
+        _NONE,
+        notes=(
+            "The scores depend on where z is 0: a negative one of a rare class becomes more "
+            "negative, so that nothing may be subtracted from z before, and a cosine, whose scores "
+            "are mostly below 0, loses by it.",
+            "The authors use it on their fixed simplex classifier (wd-fr-etf); it works on any "
+            "classifier that can be written as linear. They chose τ on validation images.",
+        ),
+    ),
+    "tde": About(
+        "Total direct effect: the direction of the mean feature counts α times less, "
+        "x − α·cos(x, u)·u before each normalised row",
+        "Tang et al., NeurIPS 2020",
+        _NONE,
+        (
+            Figure("cifar100lt", 100, "resnet32", 200, 44.1),
+            Figure("cifar100lt", 50, "resnet32", 200, 50.3),
+            Figure("cifar100lt", 10, "resnet32", 200, 59.6),
+            Figure("imagenetlt", None, "resnext50", 90, 51.8),
+        ),
+        (
+            "It needs a run of --method deconfound, which keeps the mean of features.",
+            "The authors' ResNet-32 on CIFAR is wider than others' (128 features), and α was "
+            "chosen on the test images there.",
+            "α·cos(x, u) above 1 turns the direction around.",
+        ),
+    ),
 }
-VARIANTS = ("cl2n", "l2n", "un")
-PART = 4096  # features that are in float64 at a time
 
 
 def adjust(name: str, network: nn.Module, class_counts: Sequence[int], **options: Any) -> nn.Module:
@@ -71,20 +126,6 @@ def adjust(name: str, network: nn.Module, class_counts: Sequence[int], **options
         )
     scores = ADJUSTMENTS[name](network.classifier, counts, **options)
     return scores.eval().requires_grad_(False)
-
-
-def blank(
-    name: str, classifier: nn.Module, num_features: int, *, variant: str = "cl2n", **_: Any
-) -> nn.Module:
-    """What `adjust` gives, before its numbers are loaded: the same modules, other values.
-
-    Args:
-        classifier: one like that which was adjusted, of any values, on features of this number.
-        variant: of `ncm`; what else was given to `adjust` is in the numbers.
-    """
-    if name == "ncm":
-        return NearestMean(num_features, _num_classes(classifier), normalised=variant != "un")
-    return copy.deepcopy(classifier) if name == "tde" else joined(*_linear(name, classifier))
 
 
 @torch.no_grad()
@@ -131,82 +172,6 @@ def multiplicative(classifier: nn.Module, counts: Tensor, *, tau: float = 0.65) 
     layer.bias.copy_(layer.bias.double() * factors)
     _check_finite(layer, "tau", tau)
     return joined(feature_map, layer)
-
-
-def nearest_mean(
-    classifier: nn.Module,
-    counts: Tensor,
-    *,
-    features: Tensor | None = None,
-    labels: Tensor | None = None,
-    means: Tensor | None = None,
-    centre: Tensor | None = None,
-    variant: str = "cl2n",
-) -> nn.Module:
-    """−‖x − c_k‖² with class means c_k of x. Source: Kang et al., ICLR 2020, section 4.2.
-
-    x is the feature (`un`), its direction (`l2n`), or that of the feature less the mean of all
-    training features (`cl2n`, what the authors' code does). A mean of directions is left as it is,
-    shorter than 1. A class without images is never predicted (`NearestMean.set_means`).
-
-    Args:
-        features, labels: `[N, D]` and `[N]` of training images, seen as test images are.
-        means, centre: instead, what `class_means` gives: `[K, D]`, and for `cl2n` `[D]`.
-    """
-    if variant not in VARIANTS:
-        raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {variant!r}")
-    num_classes = len(counts)
-    if features is not None and labels is not None:
-        means, centre, present = class_means(features, labels, num_classes, variant)
-    elif means is None or (centre is None) == (variant == "cl2n"):
-        raise ValueError(
-            "ncm needs features= and labels= of the training images, or means= of their classes "
-            "(with centre= for cl2n, and only there)"
-        )
-    else:
-        means, present = means.double(), (counts > 0).to(means.device)
-        centre = torch.zeros_like(means[0]) if centre is None else centre.double()
-    if not present.any():
-        raise ValueError("ncm needs at least one training image")
-    if not bool(means[present].isfinite().all()):
-        raise ValueError("ncm needs finite features: the mean of a class is NaN or infinite")
-    found = NearestMean(means.shape[1], num_classes, normalised=variant != "un")
-    like = next(iter(classifier.state_dict().values()))
-    found.to(like.device, like.dtype)
-    found.set_means(means.to(like.device), centre.to(like.device), present.to(like.device))
-    return found
-
-
-@torch.no_grad()
-def class_means(
-    features: Tensor, labels: Tensor, num_classes: int, variant: str = "cl2n"
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Means of x by class `[K, D]`, what is subtracted first `[D]`, and which classes have images.
-
-    Sums are float64, and the same every time on a GPU, too (products, no atomic additions).
-
-    Raises:
-        ValueError: shapes that do not fit, or labels outside [0, K).
-    """
-    if features.ndim != 2 or labels.shape != features.shape[:1]:
-        raise ValueError(
-            "expected features [N, D] and labels [N], got "
-            f"{list(features.shape)} and {list(labels.shape)}"
-        )
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
-        raise ValueError(
-            f"labels must be in [0, {num_classes}), got {int(labels.min())} to {int(labels.max())}"
-        )
-    labels = labels.to(features.device)
-    centre = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
-    if variant == "cl2n" and len(features):
-        centre = sum(part.double().sum(0) for part in features.split(PART)) / len(features)
-    sums = centre.new_zeros(num_classes, len(centre))
-    for part, of_part in zip(features.split(PART), labels.split(PART), strict=True):
-        x = part.double() - centre
-        sums += F.one_hot(of_part, num_classes).double().T @ (x if variant == "un" else unit(x))
-    images = torch.bincount(labels, minlength=num_classes)
-    return sums / images[:, None].clamp(min=1), centre, images > 0
 
 
 def tde(classifier: nn.Module, counts: Tensor, *, alpha: float = 1.5) -> nn.Module:

@@ -38,9 +38,11 @@ def make(
         raise ValueError(f"unknown method {name!r}: choose one of {', '.join(trained)}")
     entry = trained[name]
     head, of_head = settle_head(name, entry, head, options)
-    if not is_made(network.classifier, head):
-        features = network.num_features
-        network.classifier = followed(network.classifier, head, features, **of_head)
+    step = entry.step or head
+    if not is_made(network.classifier, step):
+        made = followed(network.classifier, step, network.num_features, **of_head)
+        like = next(iter(network.classifier.state_dict().values()))
+        network.classifier = made.to(like.device, like.dtype)
     own = {k: v for k, v in options.items() if k in entry.options or k not in of_head}
     chosen = settle_options(name, entry.options, own)
     module, kind = entry.place.split(":")
@@ -85,7 +87,7 @@ def _described(stage: int, name: str) -> dict[str, Any]:
         "title": about.title,
         "source": about.source,
         "cost": about.cost,
-        "options": {key: option._asdict() for key, option in entry.options.items()},
+        "options": {key: o._asdict() for key, o in (entry.options | entry.settings).items()},
         "recipe": {
             group: {key: default._asdict() for key, default in values.items()}
             for group, values in (PUBLISHED.get(name, {}) if stage == 1 else {}).items()

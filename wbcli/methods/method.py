@@ -41,6 +41,7 @@ class Method(nn.Module):
     """
 
     views: tuple[str, ...] = ("basic",)  # an augmentation for each view of an image
+    sampling = "instance"  # the stream that --sampling replaces
     whole_batch = False  # the loss compares images of a batch, which cannot come in parts
     graphable = True  # a step can be captured as a CUDA graph: it draws nothing from a key
     on_features = False  # batches hold features: the classifier alone is run
@@ -55,9 +56,9 @@ class Method(nn.Module):
     def streams(self, epoch: int) -> tuple[str, ...]:
         """The sampling order of each stream of images (`data.batches.sampling`), one or two.
 
-        `instance` stands for the order that the user asks for with --sampling.
+        `sampling` among them stands for the order that the user asks for with --sampling.
         """
-        return ("instance",)
+        return (self.sampling,)
 
     def before_epoch(self, epoch: int, data: Data) -> None:
         """Once, before the first step of an epoch, never on a resume within it.

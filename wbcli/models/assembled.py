@@ -3,14 +3,18 @@
 Legend: K classes, D features.
 """
 
+import copy
 from typing import Any
 
 from torch import nn
 
 from wbcli.models.classifiers import HEADS, make
-from wbcli.models.linear import Linear, joined, linear_form
+from wbcli.models.kept import DisAlign, Scaled
+from wbcli.models.linear import Linear, NearestMean, joined, linear_form
 
-KEEP = ("kept", "tau")  # steps after which the classifier is linear in a map of the features
+# steps after which the classifier is linear in what the one before is linear in
+KEEP = ("kept", "tau", "l2", "logit-adjustment", "mla")
+BESIDE = {"lws": Scaled, "disalign": DisAlign}  # steps that keep it and train numbers beside it
 
 
 def assembled(heads: tuple, num_features: int, num_classes: int) -> nn.Module:
@@ -27,20 +31,35 @@ def assembled(heads: tuple, num_features: int, num_classes: int) -> nn.Module:
 
 
 def followed(classifier: nn.Module, step: str, num_features: int, **options: Any) -> nn.Module:
-    """What a step makes of a classifier: `kept` starts from the linear layer that equals it,
-    `fresh` from a new one; else it is a head of that name.
+    """What a step makes of a classifier, before it trains or its weights are loaded.
+
+    `kept`, `lws` and `disalign` start from the linear layer that equals it, `fresh` from a new one.
+    The adjustments that need no training (`methods.adjustments`) give the modules that theirs are,
+    with other values. Any other step is a head of that name.
 
     Raises:
         ValueError: there is no linear layer that equals it.
     """
-    num_classes = classifier.num_classes
-    if step in KEEP:
-        return joined(*linear_form(classifier))
     if step == "fresh":
-        return Linear(num_features, num_classes)
-    return make(step, num_features, num_classes, **options)
+        return Linear(num_features, classifier.num_classes)
+    if step == "ncm":
+        normalised = options["variant"] != "un"
+        return NearestMean(num_features, classifier.num_classes, normalised=normalised)
+    if step == "tde":
+        return copy.deepcopy(classifier)
+    if step not in KEEP and step not in BESIDE:
+        return make(step, num_features, classifier.num_classes, **options)
+    form = linear_form(classifier)
+    if form is None:
+        raise ValueError(f"no linear layer equals a {type(classifier).__name__}: take a fresh one")
+    feature_map, layer = form
+    if step in BESIDE:
+        layer = BESIDE[step](layer.in_features, layer.out_features, base=layer)
+    return joined(feature_map, layer)
 
 
 def is_made(classifier: nn.Module, head: str) -> bool:
     """Whether a classifier is what a step would make: it stays as it is then."""
+    if head in BESIDE:
+        return False
     return type(classifier) is (Linear if head in KEEP else HEADS.get(head))

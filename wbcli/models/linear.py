@@ -115,6 +115,6 @@ def linear_form(classifier: nn.Module) -> Form | None:
     return classifier.linear()
 
 
-def joined(feature_map: nn.Module, layer: Linear) -> nn.Module:
+def joined(feature_map: nn.Module, layer: nn.Module) -> nn.Module:
     """One classifier of both: the layer itself where the map changes nothing."""
     return layer if isinstance(feature_map, nn.Identity) else Mapped(feature_map, layer)

@@ -90,14 +90,19 @@ def check_comparable(chosen: list[Run]) -> None:
 
 
 def filter_norms(run: Run, model: figures.Model) -> list[tuple[str, list[float]]]:
-    """(layer, norms of its filters) of every convolution and linear layer, input to output."""
+    """(layer, norms of its filters) of every convolution and linear layer, input to output.
+
+    The classifier is the last, where the lengths of its rows mean something.
+    """
     names = [row["name"] for row in model["per_class"]]
     network = run.network(names, model["checkpoint"])
-    return [
-        (name.removeprefix("backbone."), row_norms(module.weight.detach()).tolist())
-        for name, module in network.named_modules()  # registered in forward order
+    layers = [
+        (name, row_norms(module.weight.detach()).tolist())
+        for name, module in network.backbone.named_modules()  # registered in forward order
         if isinstance(module, nn.Conv2d | nn.Linear)
     ]
+    lengths = network.classifier.row_norms()
+    return layers if lengths is None else [*layers, ("classifier", lengths.tolist())]
 
 
 def decay_curves(stage1_runs: list[Run]) -> tuple[list[tuple[str, list[tuple[float, float]]]], str]:

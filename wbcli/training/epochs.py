@@ -18,6 +18,7 @@ from wbcli.data.batches.splits import batches_of
 from wbcli.device import autocast
 from wbcli.evaluate.metrics import group_means, measure
 from wbcli.models import networks
+from wbcli.models.linear import linear_form
 
 
 def splits_to_measure(dataset: datasets.Dataset, device: torch.device) -> dict[str, Batches]:
@@ -35,10 +36,12 @@ def norms(
 
     starts: see `radius.clipped_fraction`.
     """
-    bound = config.constraint() == "max_norm"
+    bound = config.constraint() == "max_norm" and bool(constrained)
     classifier, drawn = network.classifier, {}
     if config.bottleneck == 2:  # the paper's figure 7
-        drawn = {"weight": classifier.weight.tolist()}
+        form = linear_form(classifier)
+        if form and form[1].in_features == 2:
+            drawn = {"weight": form[1].weight.tolist()}
     lengths = classifier.row_norms()
     return drawn | {
         "row_norms": None if lengths is None else lengths.tolist(),

@@ -179,7 +179,7 @@ class _Step:
 
     def drawn(self, epoch: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The streams and views of an epoch, with what the user chose for the plain ones."""
-        streams = ("instance", self.config.sampling), self.method.streams(epoch)
+        streams = (self.method.sampling, self.config.sampling), self.method.streams(epoch)
         views = ("basic", self.config.aug), self.method.views
         return tuple(
             tuple(chosen if name == plain else name for name in names)

@@ -16,15 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wbcli.balance.ops import row_norms
 from wbcli.balance.optim import SGD
 from wbcli.balance.radius import radius_of
 from wbcli.config.settings import Config
+from wbcli.methods.curves import scores_at
 from wbcli.methods.losses import statistic_of, terms_of
 from wbcli.models.linear import linear_form
 from wbcli.training.features import Features, can_cache
 
-OWN = ("wd", "lr", "maxnorm", "radius", "beta", "loss")  # settings that differ among heads
+OWN = ("wd", "lr", "maxnorm", "radius", "beta", "loss", "tau")  # settings that differ among heads
 
 
 class Heads:
@@ -61,7 +61,7 @@ def train_heads(
         start: the classifier of stage 1, on the device of the features; the heads are on the
             linear layer that equals it.
         configs: stage-2 settings that differ in `OWN` only.
-        class_counts: n_k, for the class-balanced losses.
+        class_counts: n_k, for the losses that need them.
 
     Raises:
         ValueError: settings that cannot share a batch.
@@ -120,22 +120,21 @@ def evaluate_candidates(
     return [found[i] if heads.is_finite(by_loss.index(i)) else 0.0 for i in range(len(configs))]
 
 
-@torch.no_grad()
 def evaluate_taus(classifier: nn.Module, chosen_on: Features, taus: list[float]) -> list[float]:
-    """Accuracy of τ-normalised classifiers: logits(τ) = x·w_k/‖w_k‖^τ + b_k.
+    """Accuracy of τ-normalised classifiers: logits(τ) = x·w_k/‖w_k‖^τ + b_k."""
+    return evaluate_adjusted("tau", classifier, [], chosen_on, taus)
 
-    The products x·w_k are computed once for all τ.
-    """
-    feature_map, layer = linear_form(classifier)
-    weight, bias = layer.weight.detach(), layer.bias.detach()
-    norms = row_norms(weight)
-    exponents = torch.tensor(taus, device=norms.device)
-    factors = torch.where(norms > 0, norms, 1.0)[:, None] ** -exponents  # [K, T]
 
-    def logits(x: Tensor) -> Tensor:
-        return (feature_map(x) @ weight.T)[:, :, None] * factors + bias[:, None]
-
-    return _accuracies(logits, len(taus), chosen_on)
+def evaluate_adjusted(
+    name: str,
+    classifier: nn.Module,
+    class_counts: list[int],
+    chosen_on: Features,
+    values: list[float],
+) -> list[float]:
+    """Accuracy of an adjustment at each value of its number: see `curves.scores_at`."""
+    scores = scores_at(name, classifier, class_counts, values)
+    return _accuracies(scores, len(values), chosen_on)
 
 
 @torch.no_grad()
@@ -171,7 +170,12 @@ def _gradients(heads: Heads, x: Tensor, labels: Tensor, losses: "list[_Slice]") 
 
 def _check_shared(configs: list[Config]) -> Config:
     """What all heads have in common."""
-    blank = dict.fromkeys(OWN[2:4]) | {"wd": 0.0, "lr": 1.0, "beta": 0.0, "loss": "ce"}
+    blank = dict.fromkeys(("maxnorm", "radius", "tau")) | {
+        "wd": 0.0,
+        "lr": 1.0,
+        "beta": 0.0,
+        "loss": "ce",
+    }
     shared = {replace(config, **blank) for config in configs}
     if len(shared) != 1:
         raise ValueError(f"heads trained together may differ in {', '.join(OWN)} only")

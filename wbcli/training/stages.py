@@ -82,10 +82,13 @@ def train_part(
 def normalize(
     config: Config, run: Run, parent: Run, dataset: datasets.Dataset, device: torch.device
 ) -> dict[str, Any]:
-    """Write a run whose classifier rows are its parent's over ‖w_k‖^τ; returns its metrics."""
+    """Write a run whose classifier is its parent's, adjusted; returns its metrics."""
     started = time.perf_counter()
     network = starting_network(config, parent, dataset, device)
-    network.classifier = adjust(config.method, network, dataset.class_counts, **config.options())
+    options = config.options()
+    if config.method == "ncm":
+        options |= _training_features(network, config, dataset, device, run.path)
+    network.classifier = adjust(config.method, network, dataset.class_counts, **options)
     run.write_record(config, circumstances(dataset, device), dataset.chosen)
     splits = epochs.splits_to_measure(dataset, device)
     row = {"epoch": 1} | epochs.norms(config, network, [], [], [])
@@ -114,6 +117,19 @@ def starting_checkpoint(config: Config, parent: Config) -> str:
     """
     released = config.checkpoint == parent.checkpoint == "best-on-test"
     return "best" if released else "last"
+
+
+def _training_features(
+    network: networks.Network,
+    config: Config,
+    dataset: datasets.Dataset,
+    device: torch.device,
+    folder: Path,
+) -> dict[str, torch.Tensor]:
+    """`features` [N, D] and `labels` [N] of the training images, seen as test images are."""
+    cached = features.of_splits(network, dataset, config, device, folder)["train"]
+    rows, labels = zip(*cached.evaluate(), strict=True)
+    return {"features": torch.cat(rows), "labels": torch.cat(labels)}
 
 
 def _set_up(config: Config, dataset: datasets.Dataset, runs_dir: Path) -> Method:

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
-from wbcli.config.settings import LOSSES, Config
+from wbcli.config.settings import LOSSES, STAGE2_LOSSES, Config
 from wbcli.files import storage
 from wbcli.runs import find, locks
 
@@ -34,7 +34,13 @@ RANGES: dict[str, dict[str, tuple[float, float]]] = {
         "defer-from": (0.5, 0.95),
     },
     "deconfound": {"gamma": (2**-8, 0.5)},  # where it is not that of the focal losses
-    "stage2": {"wd": (1e-5, 1.0), "lr": (1e-3, 1e-1), "maxnorm": (0.0, 1.0), "radius": (1e-2, 1e1)},
+    "stage2": {
+        "wd": (1e-5, 1.0),
+        "lr": (1e-3, 1e-1),
+        "maxnorm": (0.0, 1.0),
+        "radius": (1e-2, 1e1),
+        "tau": (0.0, 2.0),  # of the loss logit-adjustment
+    },
 }
 LINEAR = ("maxnorm", "tau", "gamma", "max-margin", "alpha", "defer-from")  # others logarithmic
 BETAS = (0.0, 0.9, 0.99, 0.999, 0.9999, 0.99999)
@@ -78,7 +84,8 @@ def make_space(
     space: dict[str, BaseDistribution] = {}
     for name in names:
         if name in ("beta", "loss"):
-            space[name] = CategoricalDistribution(BETAS if name == "beta" else LOSSES)
+            losses = STAGE2_LOSSES if stage == "stage2" else LOSSES
+            space[name] = CategoricalDistribution(BETAS if name == "beta" else losses)
             continue
         low, high = ranges.get(name) or RANGES[stage][name]
         log = name not in LINEAR

@@ -11,6 +11,7 @@ import optuna
 import torch
 from optuna.distributions import BaseDistribution
 
+from wbcli.config.methods import NUMBERS
 from wbcli.config.settings import CHOICES, Config, from_dict
 from wbcli.data import datasets
 from wbcli.files import storage
@@ -22,7 +23,7 @@ from wbcli.training.lab import last_epoch
 from wbcli.tune.search import How, outcome, run_search, save
 
 VIEWS = 10  # cached views of the training images, at most
-MAX_TAU = 3.0
+MOST = {"tau": 3.0, "alpha": 6.0}  # that is tried: of α twice the largest published
 
 
 def _train_trial(
@@ -145,15 +146,19 @@ def tune_normalize(
     dataset: datasets.Dataset,
     device: torch.device,
 ) -> dict[str, Any]:
-    """Search τ on `tau_grid`."""
+    """Search the number of an adjustment, τ or α, on `grid`."""
     started = time.perf_counter()
     network = stages.starting_network(base, parent, dataset, device)
     chosen_on = features.of_splits(network, dataset, base, device, studies)[select]
-    taus = tau_grid(trials)
-    accuracies = heads.evaluate_taus(network.classifier, chosen_on, taus)
+    number = NUMBERS[base.method]
+    default = base.entry().options[number].default
+    values = grid(trials, MOST[number], default)
+    accuracies = heads.evaluate_adjusted(
+        base.method, network.classifier, dataset.class_counts, chosen_on, values
+    )
     found = [
-        {"params": {"tau": tau}, "accuracy": accuracy, "pruned": False}
-        for tau, accuracy in zip(taus, accuracies, strict=True)
+        {"params": {number: value}, "accuracy": accuracy, "pruned": False}
+        for value, accuracy in zip(values, accuracies, strict=True)
     ]
     origin = {"parent": fingerprint(asdict(parent.config())), "trials": trials}
     settings = asdict(base) | {"origin": origin, "select": select}
@@ -164,8 +169,13 @@ def tune_normalize(
 
 
 def tau_grid(trials: int) -> list[float]:
-    """Even steps from 0 to MAX_TAU; τ = 1 alone where there is one point."""
-    return [MAX_TAU * i / (trials - 1) for i in range(trials)] if trials > 1 else [1.0]
+    """τ of τ-normalisation."""
+    return grid(trials, MOST["tau"], 1.0)
+
+
+def grid(trials: int, most: float, default: float) -> list[float]:
+    """Even steps from 0 to the most; the default alone where there is one point."""
+    return [most * i / (trials - 1) for i in range(trials)] if trials > 1 else [default]
 
 
 def middle_best(accuracies: list[float]) -> int:
