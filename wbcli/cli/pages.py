@@ -1,18 +1,22 @@
 """The pages of docs/ that are made from the code: `python -m wbcli.cli.pages` writes them.
 
-options.md is what the commands say of themselves, recipes.md the defaults and where they come from.
+options.md is what the commands say of themselves, recipes.md the defaults and where they come from,
+methods.md what each method says of itself.
 """
 
 import re
 from collections.abc import Iterator
 from inspect import cleandoc
 from pathlib import Path
+from typing import Any
 
 import click
 
 from wbcli.cli import cli
+from wbcli.config.checks import option_name
 from wbcli.config.published import PUBLISHED
 from wbcli.config.recipes import DEFAULTS, SOURCES, Default
+from wbcli.methods.make import described
 
 DOCS = Path(__file__).parents[2] / "docs"
 TRAINS = ("stage1", "stage2", "tune stage1", "tune stage2", "reproduce")
@@ -121,6 +125,68 @@ defaults of the recipe `paper` are ours, with the loss `cb`.
 """
 
 
+METHODS = """# Methods: what can be trained and compared
+
+What `wbcli methods NAME` says, on one page. Every method trains under the same recipe, so that runs
+differ in the method alone.
+
+- Published figures are per cent of the test images, mean over classes. They come from other
+  networks, epochs and augmentations than ours, often from the best epoch on the test set: none is
+  comparable with a run of yours unless network, epochs and data are the same.
+- *Cost* is against plain training of the network.
+- n_k are the training images of class k, N those of all, π_k = n_k/N; z are logits, p their
+  softmax, y the label, h the features, w_k the rows of the classifier.
+- An option that a method does not have is refused by name.
+
+{contents}
+"""
+OF_STAGE = {
+    1: "Training a network: `wbcli stage1 DATASET --method NAME`",
+    2: "Retraining the classifier of a run: `wbcli stage2 [RUN] --method NAME`",
+    0: "Without training: `wbcli normalize [RUN] --method NAME`",
+}
+
+
+def methods() -> str:
+    """docs/methods.md."""
+    found = described()
+    contents, parts = [], []
+    for stage, heading in OF_STAGE.items():
+        own = [method for method in found if method["stage"] == stage]
+        contents.append(f"| {heading.partition(':')[0]} | what it is | source |\n|---|---|---|")
+        for method in own:
+            cells = f"`{method['name']}`", method["title"], method["source"]
+            contents[-1] += "\n" + "| " + " | ".join(map(_whole, cells)) + " |"
+        parts += [f"## {heading}\n", *map(_method, own)]
+    return "\n".join([METHODS.format(contents="\n\n".join(contents)), *parts])
+
+
+def _whole(text: str) -> str:
+    """A cell of a table, in which a bar would end it."""
+    return text.replace("|", "\\|")
+
+
+def _method(method: dict[str, Any]) -> str:
+    """The section of a method."""
+    lines = [f"### {method['name']}\n", f"{method['title']}.\n"]
+    lines += [f"- Source: {method['source']}", f"- Cost: {method['cost']}"]
+    lines += [f"- {note}" for note in method["notes"]]
+    if method["options"]:
+        lines += ["", "| option | default | what it is | source |", "|---|---|---|---|"]
+    for key, option in method["options"].items():
+        default = "none" if option["default"] is None else option["default"]
+        cells = [f"`{option_name(key)}`", str(default), option["help"], option["source"]]
+        lines.append("| " + " | ".join(map(_whole, cells)) + " |")
+    if method["published"]:
+        lines += ["", "| published | imbalance factor | network | epochs | all |", "|---" * 5 + "|"]
+    for figure in method["published"]:
+        factor = figure["imbalance_factor"]
+        cells = [figure["dataset"], "as it is" if factor is None else str(factor)]
+        cells += [figure["network"], str(figure["epochs"]), f"{figure['all']:.2f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def options() -> str:
     """docs/options.md."""
     found = dict(_commands(cli, click.Context(cli, info_name="wbcli", **cli.context_settings)))
@@ -149,7 +215,7 @@ def recipes() -> str:
     return RECIPES.format(sources="\n".join(sources), published=_published(), **tables)
 
 
-PAGES = {"options.md": options, "recipes.md": recipes}
+PAGES = {"options.md": options, "recipes.md": recipes, "methods.md": methods}
 
 
 def _commands(command: click.Command, ctx: click.Context) -> Iterator[tuple[str, click.Context]]:
