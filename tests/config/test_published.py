@@ -106,7 +106,6 @@ def test_changed_settings_reach_the_method_and_its_classifier():
         "max_margin": 0.2,
         "scale": 10.0,
         "beta": 0,
-        "defer": None,
         "defer_from": 0.8,
     }
     assert (config.heads, config.wd) == ((("cosine", {"scale": 10.0}),), 0.1)

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from wbcli.config.settings import STAGE2_LOSSES
 from wbcli.methods import Batch, Method, make
-from wbcli.methods.losses import LOSSES, class_balanced_weights
+from wbcli.methods.losses import class_balanced_weights
 from wbcli.methods.method import averaged, shares
 from wbcli.models.networks import Network
 
@@ -129,7 +130,7 @@ def test_gradients_of_the_released_loss_are_those_of_torch_within_rounding(size)
         assert (found - expected).norm() <= 2e-6 * expected.norm()
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", MEANS)
 def test_a_loss_is_the_mean_of_before(name):
     batch = batch_of(33)
     method = make(name, network(), COUNTS)
@@ -137,7 +138,7 @@ def test_a_loss_is_the_mean_of_before(name):
     assert method.loss(batch).item() == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", STAGE2_LOSSES)
 def test_stage2_minimises_what_stage1_does(name):
     batch = batch_of(33)
     first, second = make(name, network(), COUNTS), make("wb", network(), COUNTS, loss=name)
@@ -151,7 +152,7 @@ def test_options_are_the_method_s_own():
     assert make("cb", network(), COUNTS, beta=0.0).loss(batch).item() == pytest.approx(plain)
     assert not math.isclose(make("cb", network(), COUNTS).loss(batch).item(), plain)
     with pytest.raises(ValueError) as error:
-        make("ce", network(), COUNTS, beta=0.0)
-    assert str(error.value) == "--beta: the method ce does not have it; its options: none"
+        make("cb", network(), COUNTS, gamma=1.0)
+    assert str(error.value).startswith("--gamma: the method cb does not have it; it has --")
     with pytest.raises(ValueError, match="unknown method 'x': choose one of ce, cb,"):
         make("x", network(), COUNTS)

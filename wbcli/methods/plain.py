@@ -102,7 +102,7 @@ ABOUT = {
             "The paper weighs by 1/n_y, its code by the effective number (β = 0.9999), as here.",
             "In the paper the weights come with a drop of the rate, at epoch 160 of 200; on a "
             "cosine they come at 80 % of the epochs (--defer-from).",
-            "The code's --train_rule Resample, deferred sampling, has no effect; --method ldam "
+            "The code's train rule Resample, deferred sampling, has no effect; --method ldam "
             "--defer drs has.",
         ),
     ),
@@ -149,7 +149,7 @@ class Plain(Method):
         self.register_buffer("per_class", per_class, persistent=False)
 
     def streams(self, epoch: int) -> tuple[str, ...]:
-        return ("balanced",) if self.defer == "drs" and epoch >= self.late else ("instance",)
+        return ("balanced",) if self.defer == "drs" and epoch >= self.late else (self.sampling,)
 
     def start_epoch(self, epoch: int) -> None:
         if self.defer == "drw":
