@@ -117,6 +117,13 @@ def test_what_is_deferred_is_a_setting_of_the_run():
         settings(method="ce", tau=1.0)
 
 
+@pytest.mark.parametrize("constraint", [{"radius": 1.0}, {"unit_norm": True}])
+@pytest.mark.parametrize("options", [{"head": "cosine"}, {"method": "ldam"}, {"head": "etf"}])
+def test_a_constraint_on_rows_whose_lengths_do_not_count_is_refused(options, constraint):
+    with pytest.raises(ValueError, match=r"^--(radius|unit-norm): the logits of a classifier"):
+        settings(**options, **constraint)
+
+
 def test_which_runs_hold_the_class_frequencies_already():
     held = {"cb", "cb-bce", "cb-focal", "balanced-softmax", "logit-adjustment", "ldam", "ldam-drw"}
     for method in ("ce", "focal", *held):

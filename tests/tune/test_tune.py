@@ -315,6 +315,10 @@ REFUSED = [
     ("stage1 digitslt", NO_IMAGES + "repeat this with --val-per-class N" + OR_TEST),
     ("stage1 mnist", "unknown data set 'mnist'"),
     ("stage1 digitslt --search radius", "'radius' is not one of"),
+    ("stage1 digitslt --search tau", "--tau: the method ce does not have it; it has --defer-from"),
+    ("stage1 digitslt --method ldam --range scale 0 9", "--range scale 0 9: expected a low end"),
+    ("stage1 digitslt --method ssp", "--method ssp scores no classes: there is nothing to choose"),
+    ("stage1 digitslt --method ldam --recipe published --wd 1", "every option is given"),
     ("stage2 plain", f"{NO_IMAGES}plain needs another stage 1, trained with --val-per-class N"),
     ("stage2 plain", OR_TEST),
     ("normalize plain", f"{NO_IMAGES}plain needs another stage 1, trained with --val-per-class N"),
@@ -372,6 +376,23 @@ def test_what_cannot_be_searched_is_refused_with_the_remedy(wbcli, runs_dir, lin
     assert message in result.err
     assert len(result.err.splitlines()) == 1
     assert not Path("runs/studies").exists()
+
+
+def test_stage1_searches_a_methods_own_numbers(wbcli):
+    """A trial's run has them where its method and its classifier look."""
+    line = "tune stage1 digitslt --method ldam --search max-margin --search scale --trials 1"
+    short = ("--epochs", 1, "--batch-size", 96, "--val-per-class", 2, "--json")
+    found = wbcli(*line.split(), *short)
+    assert found.code == 0, found.err
+    params = found.json["best"]["params"]
+    assert set(params) == {"max-margin", "scale"}
+    (path,) = Path("runs/studies").glob("digitslt-stage1-*/config.json")
+    config = json.loads(path.read_text())
+    assert config["method_options"] == {
+        "max_margin": params["max-margin"],
+        "scale": params["scale"],
+    }
+    assert config["heads"] == [["cosine", {"scale": params["scale"]}]]
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ def resolve_stage1(options: dict[str, Any]) -> Config:
     if options["recipe"] == "published":
         defaults |= {key: value for key, (value, _) in published(method, source).items()}
     _settle_method(1, method, options)
+    _check_rows(options)
     return Config(**(defaults | options))
 
 
@@ -162,6 +163,17 @@ def _check_one_constraint(options: dict[str, Any]) -> None:
     if len(given) > 1:
         flags = " and ".join("--" + name.replace("_", "-") for name in given)
         raise ValueError(f"{flags} exclude each other: give one of them")
+
+
+def _check_rows(options: dict[str, Any]) -> None:
+    """Refuse a constraint on rows whose lengths change nothing, or that do not train."""
+    ((head, _),) = options["heads"]
+    given = [key for key in ("radius", "unit_norm") if options.get(key)]
+    if given and head in ("cosine", "etf"):
+        raise ValueError(
+            f"{option_name(given[0])}: the logits of a classifier of the kind {head} do not depend "
+            "on lengths of rows that train, so that it would change nothing: leave it out"
+        )
 
 
 def _settle_method(stage: int, method: str, options: dict[str, Any]) -> None:
