@@ -266,11 +266,12 @@ def test_features_and_rows_of_length_0_have_finite_logits_and_modest_gradients(h
 @pytest.mark.parametrize("head", ALL)
 def test_the_number_of_classes_and_of_rows(head):
     classifier = filled(head)
-    assert classifier.num_classes == K
+    rows = 4 if head == "rotations" else K
+    assert classifier.num_classes == rows
     norms = classifier.row_norms()
     assert (norms is None) == (head in ("cosine", "etf", "nearest"))
     if norms is not None:
-        assert norms.shape == (K,)
+        assert norms.shape == (rows,)
         assert not norms.requires_grad
     if head in ("linear", "scaled"):  # those of the layer that it is
         close(classifier.linear()[1].weight.norm(dim=1), norms.double(), 1e-6)
@@ -345,7 +346,8 @@ def test_unit_vectors():
         (
             "cosin",
             {},
-            "unknown head 'cosin': choose one of linear, cosine, etf, normalised, scaled, disalign",
+            "unknown head 'cosin': choose one of linear, cosine, etf, normalised, rotations, scaled, "
+            "disalign",
         ),
         ("linear", {"scale": 2}, "linear has no option scale: it has none"),
         ("cosine", {"seed": 2}, "cosine has no option seed: it has scale"),
@@ -366,6 +368,7 @@ def test_names():
         "cosine": Cosine,
         "etf": ETF,
         "normalised": Normalised,
+        "rotations": Rotations,
         "scaled": Scaled,
         "disalign": DisAlign,
     }
