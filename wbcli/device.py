@@ -5,12 +5,14 @@ import os
 import platform
 import resource
 from contextlib import AbstractContextManager
+from importlib.metadata import version
 
 import torch
 
 from wbcli import __version__
 from wbcli.balance import extension
 from wbcli.config import resolve as config_resolve
+from wbcli.data.pictures.preprocessing import split_arch
 from wbcli.words import are, counted
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
@@ -114,8 +116,9 @@ def peak_mb(device: torch.device) -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def environment(device: torch.device) -> dict:
-    """What a run ran on, for config.json."""
+def environment(device: torch.device, arch: str = "") -> dict:
+    """What a run ran on, for config.json; with the version of the library that has its network."""
+    library = [named[0] for named in [split_arch(arch)] if named]
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
         "device": str(device),
@@ -126,5 +129,6 @@ def environment(device: torch.device) -> dict:
             "wbcli": __version__,
             "python": platform.python_version(),
             "torch": torch.__version__,
+            **{name: version(name) for name in library},
         },
     }

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from wbcli import device as devices
-from wbcli.config.recipes import DEFAULTS, SOURCES
+from wbcli.config.recipes import DEFAULTS, FOLDER, SOURCES
 from wbcli.config.resolve import (
     resolve_normalize,
     resolve_precision,
@@ -55,8 +55,9 @@ def test_the_released_recipe_follows_the_authors_code():
 def test_every_recipe_covers_every_data_set_and_stage_with_the_same_settings():
     for stage in ("stage1", "stage2"):
         tables = [table for key, table in DEFAULTS.items() if key[2] == stage]
-        known = {key[:2] for key in DEFAULTS if key[2] == stage}
+        known = {key[:2] for key in DEFAULTS if key[2] == stage and key[0] != "finetune"}
         assert len(known) == 2 * 4 + 4, "the released code says nothing of sets on disk"
+        assert ("finetune", FOLDER, stage) in DEFAULTS, "which is one for all data sets"
         common = {"batch_size", "lr", "momentum", "epochs", "loss", "wd", "checkpoint", "tta"}
         assert all(common <= set(table) for table in tables)
     sources = {d.source for table in DEFAULTS.values() for d in table.values()}
@@ -170,10 +171,19 @@ def test_what_never_ends_or_fills_the_memory_is_refused(options, message):
         ({"left_out": ("a", 1)}, "left_out must be a list of texts or none, got a list of 2"),
         ({"left_out": "a"}, "left_out must be a list of texts or none, got 'a'"),
         ({"arch": "vgg"}, "--arch must be one of resnet8, resnet20, resnet32, resnet32x4"),
-        ({"arch": "v" * 100}, "resnext50, got 'vvvvvvvvvv"),
+        ({"arch": "v" * 100}, "resnext50, or torchvision:NAME or timm:NAME, got 'vvvvvvvvvv"),
+        ({"arch": "timm:../a"}, "or torchvision:NAME or timm:NAME, got 'timm:../a'"),
+        ({"mean": (0.5,)}, "mean must be 3 finite numbers, got a list of 1"),
+        ({"mean": ("a",) * 3}, "mean must be a list of numbers or none, got a list of 3"),
+        ({"std": (0.5, 0.0, 0.5)}, "std must be 3 finite numbers above 0, got a list of 3"),
+        ({"mean": (math.nan,) * 3}, "mean must be 3 finite numbers, got a list of 3"),
+        ({"crop_fraction": 0.0}, "crop_fraction must be a finite number above 0 and at most 1"),
+        ({"interpolation": "area"}, "interpolation must be one of nearest, box, bilinear"),
+        ({"freeze": "head"}, "--freeze must be one of backbone, got 'head'"),
+        ({"optimizer": "adam"}, "--optimizer must be one of sgd, adamw, got 'adam'"),
         ({"loss": "mse"}, "--loss must be one of ce, cb, cb-bce, focal, cb-focal, got 'mse'"),
         ({"stage": "stage3"}, "stage must be one of stage1, stage2, normalize, got 'stage3'"),
-        ({"recipe": "mine"}, "--recipe must be one of paper, released, published, got"),
+        ({"recipe": "mine"}, "--recipe must be one of paper, released, published, finetune"),
         ({"precision": "auto"}, "--precision must be one of fp32, tf32, bf16, got 'auto'"),
         ({"project": "never"}, "--project must be one of step, epoch, got 'never'"),
         ({"cosine_end": "flat"}, "cosine_end must be one of from-lr, to-zero, got 'flat'"),

@@ -346,8 +346,8 @@ def test_unit_vectors():
         (
             "cosin",
             {},
-            "unknown head 'cosin': choose one of linear, cosine, etf, normalised, rotations, scaled, "
-            "disalign",
+            "unknown head 'cosin': choose one of linear, cosine, etf, normalised, rotations, "
+            "scaled, disalign",
         ),
         ("linear", {"scale": 2}, "linear has no option scale: it has none"),
         ("cosine", {"seed": 2}, "cosine has no option seed: it has scale"),
@@ -368,7 +368,7 @@ def test_names():
         "cosine": Cosine,
         "etf": ETF,
         "normalised": Normalised,
-        "rotations": Rotations,
+        "rotations": classifiers.Rotations,
         "scaled": Scaled,
         "disalign": DisAlign,
     }

@@ -256,14 +256,13 @@ def test_init_guesses_nothing_beyond_a_prefix(tmp_path):
 
 @pytest.mark.parametrize("prefix", ["", "model."])
 @pytest.mark.parametrize("name", ["resnet18", "resnet34"])
-def test_init_says_that_small_resnets_of_imagenet_fit_no_arch_yet(tmp_path, name, prefix):
+def test_init_names_the_arch_of_small_resnets_of_imagenet(tmp_path, name, prefix):
     theirs = getattr(torchvision.models, name)(num_classes=3).state_dict()
     torch.save(with_prefix(prefix, theirs), tmp_path / "a.pth")
     for arch in ("resnet34", "resnet50", "resnet8"):
         assert refusal(tmp_path / "a.pth", networks.build(arch, 3)) == (
-            f"its weights are of torchvision's {name}, which fits no --arch yet (our resnet34 has "
-            "a 3×3 first convolution, this one a 7×7); of torchvision's networks there are "
-            "resnet50 and resnext50"
+            f"its weights are of torchvision's {name}, whose first convolution is 7×7: take "
+            f"--arch torchvision:{name}"
         )
 
 

@@ -17,6 +17,7 @@ from wbcli.data.pictures import decoding
 from wbcli.methods.make import for_run
 from wbcli.models import networks
 from wbcli.training.fit import fit, make_optimizer
+from wbcli.training.optimizers import slowed
 
 OURS = "wbcli"
 
@@ -29,7 +30,8 @@ class Ours:
         self.network = networks.for_run(config, dataset.num_classes)
         self.network.to(device, memory_format=torch.channels_last)
         method = for_run(config, self.network, dataset.class_counts).to(device)
-        optimizer = make_optimizer(method.groups(), [], config)
+        groups = slowed(method.groups(), self.network, config.backbone_lr_factor)
+        optimizer = make_optimizer(groups, [], config)
         batches = Batches(split, dataset.source, config.batch_size, device)
         if config.compile:
             self.network.compile()

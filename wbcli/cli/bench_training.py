@@ -7,9 +7,9 @@ import click
 from wbcli import console
 from wbcli.cli.inputs import load, on_device, wrong_usage
 from wbcli.cli.options import everywhere, json_option
-from wbcli.cli.parameters import Command, Count, FiniteRange
+from wbcli.cli.parameters import Arch, Command, Count, FiniteRange
 from wbcli.config.resolve import resolve_stage1
-from wbcli.config.settings import ARCHS, Config
+from wbcli.config.settings import Config
 
 ROUNDS = "Rounds; in each every way has its turn."
 
@@ -23,7 +23,7 @@ ROUNDS = "Rounds; in each every way has its turn."
 )
 @click.option(
     "--arch",
-    type=click.Choice(ARCHS),
+    type=Arch(),
     default="resnet20",
     show_default=True,
     help="Network, in memory.",

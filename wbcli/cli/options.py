@@ -6,9 +6,8 @@ from pathlib import Path
 import click
 
 from wbcli import console
-from wbcli.cli.parameters import Count, NamedPath
+from wbcli.cli.parameters import Arch, Count, NamedPath
 from wbcli.config.settings import (
-    ARCHS,
     LOSSES,
     PRECISIONS,
     RECIPES,
@@ -149,7 +148,7 @@ def setting_options(command: Callable, losses: tuple[str, ...] = LOSSES) -> Call
             default=None,
             help="Capture whole steps as CUDA graphs (images in memory).",
         ),
-        click.option("--arch", type=click.Choice(ARCHS), help="Network."),
+        click.option("--arch", type=Arch(), help="Network."),
         click.option(
             "--loss",
             type=click.Choice(losses),
@@ -179,8 +178,8 @@ def setting_options(command: Callable, losses: tuple[str, ...] = LOSSES) -> Call
         click.option(
             "--recipe",
             type=click.Choice(RECIPES),
-            help="Defaults of the paper's text, of the released code, or those that a method's "
-            "authors published (stage 1).",
+            help="Defaults of the paper's text, of the released code, those that a method's "
+            "authors published (stage 1), or for fine-tuning.",
         ),
         click.option(
             "--deterministic",

@@ -39,6 +39,7 @@ COLUMNS = {  # heading in the tables of recipes: settings that share the cell
     "epochs": ["epochs"],
     "batch": ["batch_size"],
     "lr": ["lr", "cosine_end"],
+    "backbone": ["backbone_lr_factor"],
     "λ": ["wd"],
     "loss": ["loss"],
     "t": ["maxnorm", "project"],
@@ -55,6 +56,8 @@ prints every setting that a training would have.
 
 - `--recipe paper` (default) follows the paper's text. Where the text is silent, it takes what is
   known to work.
+- `--recipe finetune`, the default with `--pretrained`, is for pretrained networks, whatever the
+  data set is. None of its values has been measured.
 - `--recipe released` follows the authors' released code, which differs from the text. Stage 2
   starts from the epoch that was best **on the test set**, results are read from that epoch, and
   mirror images are averaged. The command says so. Such numbers are not comparable with honest
@@ -90,6 +93,7 @@ not in the table is that of the recipe `paper`, and stage 2 follows by that one.
 - `from-lr` is a cosine that starts at lr and is stepped once an epoch. `to-zero` is one epoch
   further along, as in the released code: its last epoch has lr 0 and moves only the statistics of
   batch norm.
+- *backbone* is the learning rate of the backbone over that of the classifier; 1 elsewhere.
 - λ is SGD's weight decay: λ·w is added to the gradient of every parameter that trains. Momentum
   is 0.9, without Nesterov.
 - t places the radius δ of MaxNorm: δ = min + t·(max − min) of the row norms of stage 1. Rows are

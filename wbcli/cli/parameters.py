@@ -5,6 +5,9 @@ from pathlib import Path
 
 import click
 
+from wbcli.config.networks import check_arch
+from wbcli.config.settings import ARCHS
+
 
 class Command(click.Command):
     """A command whose every option can come from WBCLI_COMMAND_OPTION or WBCLI_OPTION.
@@ -56,6 +59,22 @@ class FiniteRange(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"expected a finite number, got {number}", param, ctx)
         return number
+
+
+class Arch(click.ParamType):
+    """A network of ours, or one of a library: whether that has it is seen when settings resolve."""
+
+    name = "arch"
+
+    def get_metavar(self, param, ctx):
+        return f"[{'|'.join(ARCHS)}|torchvision:NAME|timm:NAME]"
+
+    def convert(self, value, param, ctx):
+        try:
+            check_arch(value, ARCHS)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return value
 
 
 class NamedPath(click.Path):

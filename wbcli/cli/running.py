@@ -13,6 +13,7 @@ from wbcli.cli.inputs import (
     wrong_usage,
 )
 from wbcli.config.settings import Config
+from wbcli.data.pictures.preprocessing import split_arch
 from wbcli.runs.find import all_runs, changes, create, named, same_images, weights_of
 from wbcli.runs.metrics import measured
 from wbcli.runs.run import Run
@@ -39,7 +40,6 @@ def run_training(
     save_every: int,
 ) -> dict | None:
     """Train, or say what would be trained; returns the metrics of the last epoch."""
-    from wbcli.models import init, networks
     from wbcli.training import stages
 
     before = run_to_continue(runs_dir, settings, name) if resume else None
@@ -50,13 +50,8 @@ def run_training(
         _print_settings(settings, dataset, as_json)
         return None
     with wrong_usage():
-        if settings.init_from:  # before there is a run that could not be trained
-            network = networks.for_run(settings, dataset.num_classes)
-            path, of_run = weights_of(runs_dir, settings.init_from)
-            left_out = init.load_init(network, path, whole=not of_run)
-            if left_out:
-                what = f"{counted(len(left_out), 'tensor')} beside the network, such as"
-                console.warn(f"--init: left out {what} {left_out[0]}")
+        if not (before and before.trained):
+            _can_start(settings, dataset.num_classes, runs_dir)
         run = before or create(runs_dir, settings, name)
     with run.locked():
         with wrong_usage():
@@ -88,6 +83,19 @@ def run_training(
         )
     report_run(run, settings, rows, dataset.limits, as_json)
     return rows[-1]
+
+
+def _can_start(settings: Config, num_classes: int, runs_dir: Path) -> None:
+    """See that the network of stage 1 can start, before there is a run that cannot be trained."""
+    from wbcli.models import init, networks
+
+    if not (settings.init_from or split_arch(settings.arch)) or settings.parent:
+        return
+    network = networks.for_run(settings, num_classes)
+    weights = settings.init_from and weights_of(runs_dir, settings.init_from)
+    if left_out := init.start(network, settings, weights):
+        what = f"{counted(len(left_out), 'tensor')} beside the network, such as"
+        console.warn(f"--init: left out {what} {left_out[0]}")
 
 
 def run_to_continue(runs_dir: Path, settings: Config, name: str | None) -> Run | None:

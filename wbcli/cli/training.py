@@ -17,6 +17,7 @@ from wbcli.cli.inputs import (
     without_broken,
     wrong_usage,
 )
+from wbcli.cli.networks import OPTIMIZER, describe_network, network_options
 from wbcli.cli.options import everywhere, json_option, training_options
 from wbcli.cli.parameters import Command
 from wbcli.cli.rows import about_rows, never_clipped
@@ -42,9 +43,11 @@ from wbcli.runs.find import create, find, named, weights_of
     "init_from",
     metavar="RUN|FILE",
     help="Start from the network of a run without its classifier, or from these weights "
-    "(safetensors, or a state dict).",
+    "(safetensors, or a state dict, of wbcli or of others).",
 )
 @click.option("--skip-broken", is_flag=True, help="Leave files out that are no whole picture.")
+@network_options
+@OPTIMIZER
 @method_options(1)
 @training_options
 @everywhere
@@ -72,6 +75,7 @@ def stage1_command(dataset, runs_dir, device, data_dir, skip_broken, **options):
             "network: resnet34, the released code's, from which the paper's numbers come "
             "(its text says ResNet32; --arch resnet32 is that one)"
         )
+    describe_network(settings)
     if skip_broken:
         if how["name"] and not how["resume"]:  # before all files are read
             with wrong_usage():
@@ -87,6 +91,7 @@ def stage1_command(dataset, runs_dir, device, data_dir, skip_broken, **options):
 @head_options
 @click.option("--from-tune", is_flag=True, help="With what wbcli tune stage2 found for RUN.")
 @imbalance_options
+@OPTIMIZER
 @method_options(2)
 @partial(training_options, losses=STAGE2_LOSSES)
 @everywhere

@@ -19,6 +19,7 @@ from wbcli.cli.inputs import (
     reference_to,
     wrong_usage,
 )
+from wbcli.cli.networks import network_options
 from wbcli.cli.options import everywhere, json_option, setting_options
 from wbcli.cli.parameters import Command, Count
 from wbcli.cli.running import warn_if_corrected_twice
@@ -56,6 +57,7 @@ def tune_command():
 @search_options("stage1", trials=20, round_size=1)
 @data_options
 @method_options(1)
+@network_options
 @setting_options
 @everywhere
 def stage1_command(dataset, as_json, device, data_dir, runs_dir, **options):

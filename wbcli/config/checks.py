@@ -23,6 +23,8 @@ BOUNDS: dict[str, dict[str, float]] = {
     "bottleneck": {"low": 1},
     "radius": {"above": 0},
     "maxnorm": {"low": 0, "high": 1},
+    "crop_fraction": {"above": 0, "high": 1},
+    "backbone_lr_factor": {"above": 0, "high": 1e6},
     "tau": {"low": 0},
 }
 LARGEST = {  # more can only be a mistake: it never ends, fills the memory, or is inf in float32
@@ -47,6 +49,10 @@ NO_OPTION += (
     "init_digest",
     "left_out",
     "method_options",
+    "mean",
+    "std",
+    "crop_fraction",
+    "interpolation",
 )  # settings that have none of their name
 
 
@@ -90,8 +96,9 @@ def _described(kind: Any) -> str:
         return " or ".join(_described(one) for one in get_args(kind))
     if get_origin(kind) is tuple:
         parts = get_args(kind)
-        many = "a list of texts" if parts[0] is str else "a list of numbers"
-        return many if parts[-1] is Ellipsis else f"{len(parts)} integers"
+        if parts[-1] is Ellipsis:
+            return "a list of texts" if parts[0] is str else "a list of numbers"
+        return f"{len(parts)} integers"
     words = {
         int: f"an integer of at most {MAX_BITS} bits",
         float: "a number",

@@ -11,6 +11,7 @@ SOURCES = {
     "s": "our search on validation images of this data set",
     "f": "our search on Fashion-MNIST-LT, not measured on this data set",
     "o": "our choice, not from the paper",
+    "n": "our choice, not measured: no pretrained weights could be had",
 }
 
 
@@ -64,6 +65,15 @@ _LARGE_STAGE2 = (
     | sourced("p", loss="cb")
     | sourced("o", epochs=10, lr=0.01, wd=5e-4, maxnorm=0.1, views=1)
 )
+_FINETUNE_STAGE1 = (
+    sourced("p", momentum=0.9, loss="ce")
+    | sourced("n", arch="torchvision:resnet50", epochs=30, batch_size=64, lr=0.01, wd=5e-4)
+    | sourced("n", backbone_lr_factor=0.1)
+    | sourced("o", cosine_end="from-lr", checkpoint="last", tta=False)
+)
+_FINETUNE_STAGE2 = _LARGE_STAGE2 | sourced(
+    "n", epochs=10, batch_size=64, lr=0.01, wd=5e-4, maxnorm=0.1, views=1
+)
 _OURS = {"epochs": 200, "batch_size": 64, "lr": 0.01}  # where the paper trained nothing
 
 FOLDER = "folder"  # of one's own pictures, whatever its name
@@ -89,6 +99,8 @@ DEFAULTS: dict[tuple[str, str, str], dict[str, Default]] = {
     ("paper", "inat18", "stage2"): _LARGE_STAGE2 | sourced("p", batch_size=512),
     ("paper", FOLDER, "stage1"): _LARGE_STAGE1 | sourced("o", **_OURS),
     ("paper", FOLDER, "stage2"): _LARGE_STAGE2 | sourced("o", batch_size=64),
+    ("finetune", FOLDER, "stage1"): _FINETUNE_STAGE1,
+    ("finetune", FOLDER, "stage2"): _FINETUNE_STAGE2,
     ("released", "cifar100lt", "stage1"): _RELEASED_STAGE1,
     ("released", "cifar100lt", "stage2"): _RELEASED_STAGE2,
     ("released", "cifar10lt", "stage1"): _RELEASED_STAGE1,
@@ -102,8 +114,9 @@ DEFAULTS: dict[tuple[str, str, str], dict[str, Default]] = {
 
 
 def recipe_defaults(recipe: str, dataset: str, stage: str) -> dict[str, Any]:
+    """Every setting of the recipe; `finetune` is one for all data sets."""
     recipe = "paper" if recipe == "published" else recipe  # where a method says nothing
-    known = dataset if dataset in sources.SOURCES else FOLDER
+    known = dataset if dataset in sources.SOURCES and recipe != "finetune" else FOLDER
     if (recipe, known, stage) not in DEFAULTS:
         raise ValueError(
             f"--recipe {recipe}: the released code says nothing of {dataset}; use --recipe paper"

@@ -8,10 +8,12 @@ from typing import Any
 
 from wbcli.config.checks import option_name
 from wbcli.config.methods import OWN, Entry, entry_of, settle_head, settle_options
+from wbcli.config.networks import check_optimizer, settle_network
 from wbcli.config.published import published
 from wbcli.config.recipes import recipe_defaults
 from wbcli.config.settings import LINEAR, LOSSES, SHARED, Config
 from wbcli.data import sources
+from wbcli.data.pictures.preprocessing import split_arch
 
 CONSTRAINTS = ("maxnorm", "radius", "unit_norm")
 STAY_LINEAR = ("kept", "tau", "l2", "logit-adjustment", "mla")  # other weights of the same layer
@@ -28,17 +30,19 @@ def resolve_stage1(options: dict[str, Any]) -> Config:
     source = sources.find(options["dataset"])
     _check_fits_source(source, options)
     _check_one_constraint(options)
+    recipe = options.get("recipe") or ("finetune" if options.get("pretrained") else "paper")
+    defaults = recipe_defaults(recipe, source.name, "stage1")
     options = {
-        "recipe": "paper",
+        "recipe": recipe,
         "imbalance_factor": source.imbalance_factor,
         "image_size": source.image_size,
+        **settle_network(options, defaults, source),
     } | options
     if options.get("limits") == tuple(source.limits.values()):
         options["limits"] = None
     factor = options["imbalance_factor"]
     if factor is not None and abs(factor) < 2**53 and factor == int(factor):  # 50.0 is 50
         options["imbalance_factor"] = int(factor)
-    defaults = recipe_defaults(options["recipe"], source.name, "stage1")
     method = _method_of_stage1(options, defaults)
     if options["recipe"] == "published":
         defaults |= {key: value for key, (value, _) in published(method, source).items()}
@@ -51,6 +55,7 @@ def resolve_stage2(parent: Config, parent_name: str, options: dict[str, Any]) ->
     """Fill what was not given from the parent run and its recipe's stage-2 defaults."""
     options = _given(options)
     _check_one_constraint(options)
+    check_optimizer(options)
     _check_fits_parent(parent, options)
     recipe = options.get("recipe", "paper" if parent.recipe == "published" else parent.recipe)
     if recipe == "published":
@@ -151,6 +156,10 @@ def _inherited(parent: Config, parent_name: str) -> dict[str, Any]:
         "left_out",
         "bottleneck",
         "init",
+        "mean",
+        "std",
+        "crop_fraction",
+        "interpolation",
         "seed",
         "selected_on",
         "aug",
@@ -278,6 +287,12 @@ def _check_fits_source(source: sources.Source, options: dict[str, Any]) -> None:
 
 def _check_fits_parent(parent: Config, options: dict[str, Any]) -> None:
     """Refuse what stage 1 has settled: the network, and which images are validation images."""
+    layers = options.get("layers") or 1
+    if layers > 1 and split_arch(parent.arch):
+        raise ValueError(
+            f"--layers {layers}: which layers of {parent.arch} are the last ones is known of our "
+            "own networks only; take --layers 1"
+        )
     fixed = ["arch", "val_per_class"]
     if parent.val_per_class:
         fixed += ["imbalance_factor", "imbalance_type"]

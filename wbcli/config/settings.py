@@ -14,6 +14,7 @@ from wbcli.config.checks import (
     shown,
 )
 from wbcli.config.methods import METHODS, OWN, Entry, entry_of, first_epoch, settle_options
+from wbcli.config.networks import INTERPOLATIONS, check_arch, check_pixels
 from wbcli.data import sources
 from wbcli.data.batches.augment import AUGMENTATIONS
 
@@ -23,15 +24,15 @@ STAGE2_LOSSES = (*LOSSES, "balanced-softmax", "logit-adjustment")
 ARCHS = ("resnet8", "resnet20", "resnet32", "resnet32x4", "resnet34", "resnet50", "resnext50")
 PRECISIONS = ("auto", "fp32", "tf32", "bf16")
 LAYERS = ("1", "2", "5")
+OPTIMIZERS = ("sgd", "adamw")
 CACHES = ("fp32", "bf16", "none")
-RECIPES = ("paper", "released", "published")
+RECIPES = ("paper", "released", "published", "finetune")
 SCHEDULES = ("cosine", "step")
 SAMPLINGS = ("instance", "balanced", "sqrt", "progressive", "class-aware", "reversed")
 FITS = ("crop", "pad", "squash")
 CHOICES: dict[str, tuple] = {  # where a setting can have these values only
     "stage": tuple(STAGES),
     "recipe": RECIPES,
-    "arch": ARCHS,
     "imbalance_type": ("exp", "step"),
     "subset": ("first", "shuffled"),
     "fit": FITS,
@@ -49,6 +50,9 @@ CHOICES: dict[str, tuple] = {  # where a setting can have these values only
     "cache": CACHES,
     "checkpoint": ("last", "best-on-test"),
     "selected_on": ("val", "test"),
+    "interpolation": INTERPOLATIONS,
+    "freeze": ("backbone",),
+    "optimizer": OPTIMIZERS,
 }
 SHARED = (
     "beta",
@@ -83,6 +87,11 @@ class Config:
     init: str = "he"
     init_from: str | None = None  # --init: a run, or a file of weights, to start from
     init_digest: str | None = None  # SHA-256 of these weights
+    pretrained: bool = False  # start from the library's weights
+    mean: tuple[float, ...] | None = None  # by which pixels are normalised; None: the data set's
+    std: tuple[float, ...] | None = None
+    crop_fraction: float | None = None  # of a picture on disk, what evaluation sees of its side
+    interpolation: str | None = None  # of pictures on disk
     seed: int = 0
     precision: str = "fp32"
     deterministic: bool = False
@@ -98,7 +107,10 @@ class Config:
     beta: float = 0.9999  # Cui et al., CVPR 2019, and the released code
     wd: float = 0.0
     lr: float = 0.01
-    momentum: float = 0.9
+    momentum: float = 0.9  # of AdamW: β₁
+    optimizer: str = "sgd"
+    freeze: str | None = None  # in stage 1: backbone, so that the classifier alone trains
+    backbone_lr_factor: float = 1.0
     epochs: int = 1
     batch_size: int = 64
     accumulate: int = 1  # parts of a batch that go through the network one after another
@@ -156,6 +168,10 @@ class Config:
         if self.stage == "normalize" and self.tau is None and self.method == "tau":
             raise ValueError("--tau is missing: a normalize run divides by norms to its power")
         self.entry()
+        check_arch(self.arch, ARCHS)
+        for key in ("mean", "std"):
+            if key in given:
+                check_pixels(key, given[key], sources.find(self.dataset).image[0])
 
     def identity(self) -> dict[str, Any]:
         """The settings that make a run what it is; where the data lie is none of them."""

@@ -45,7 +45,8 @@ def for_run(
 
 def _selected(config, content: Content, **how) -> Dataset:
     selection = {key: getattr(config, key) for key in SELECTION}
-    return load(config.dataset, config.data_dir, content=content, **selection, **how)
+    dataset = load(config.dataset, config.data_dir, content=content, **selection, **how)
+    return replace(dataset, source=sources.of_run(config))
 
 
 def _as_before(config, recorded: Record, content: Content) -> Dataset | None:
@@ -61,7 +62,7 @@ def _as_before(config, recorded: Record, content: Content) -> Dataset | None:
 
 def _as_recorded(config, recorded: Record, content: Content) -> Dataset:
     """The data set with the images that trained a run and those that it held out."""
-    source = sources.find(config.dataset)
+    source = sources.of_run(config)
     left_out = no_test_pictures(content) | set(config.left_out or ())
     content = usable(content, config.dataset, left_out, whole=False)
     held_out_of = content.train if config.val_per_class else content.val

@@ -1,10 +1,11 @@
 """The data sets: one table of what holds for each, apart from its pictures."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from wbcli.data.pictures.decoding import EVAL_FRACTION
 from wbcli.data.sets import cifar, digits, fashion, folder, split_lists
 from wbcli.files.readers import Content
 
@@ -16,7 +17,8 @@ class Source:
     In memory: a balanced set of which a long-tailed subset trains, class 0 the head; `padding` and
     `flip` say how its images are augmented. On disk (`image_size`): long-tailed as it is
     (`imbalance_factor` None), and the largest class the head of a subset; its pictures are decoded
-    by workers with random resized crops and flips.
+    by workers with random resized crops and flips, and measured by the centre that has
+    `crop_fraction` of the shorter side.
     """
 
     name: str
@@ -36,11 +38,22 @@ class Source:
     n_max: int | None = None  # of a long-tailed subset's head; None: the largest class
     marks: tuple[str, ...] = ()  # files and folders of which one is where the set lies
     has_val: bool | None = False  # validation images of its own; None: if its folder has them
+    crop_fraction: float = EVAL_FRACTION
+    interpolation: str = "bilinear"
 
 
 def find(name: str) -> Source:
     """The source of that name; any other name is that of a folder of one's own."""
     return SOURCES.get(name) or _folder(name)
+
+
+def of_run(config) -> Source:
+    """The source of a run's data set, seen as its network wants pictures: by that one's own mean,
+    std, crop and interpolation where the run recorded some.
+    """
+    keys = ("mean", "std", "crop_fraction", "interpolation")
+    wanted = {key: getattr(config, key) for key in keys if getattr(config, key) is not None}
+    return replace(find(config.dataset), **wanted)
 
 
 def locate(dataset: str, data_dir: str) -> tuple[str, str]:

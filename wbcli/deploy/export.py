@@ -124,7 +124,7 @@ def real_images(dataset: datasets.Dataset) -> Tensor:
     split = dataset.split(dataset.measured)
     index = np.linspace(0, len(split.labels) - 1, IMAGES).astype(int)
     if isinstance(split.images, Pictures):
-        fit = Fit(dataset.fit, dataset.source.mean)
+        fit = Fit.of(dataset.source, dataset.fit)
         decoder = Decoder(split, dataset.image_size, fit)
         images = [decoder(0, IN_ORDER, i).transpose(2, 0, 1) for i in index.tolist()]
         return torch.from_numpy(np.stack(images))
@@ -213,6 +213,7 @@ def _read_safetensors(path: Path) -> tuple[str, Logits]:
         len(about["class_names"]),
         about["image"][0],
         bottleneck=about["bottleneck"],
+        image_size=about["image"][1],
         heads=about["heads"],
     )
     network.load_state_dict(weights)

@@ -42,12 +42,12 @@ class Model:
 
     @property
     def source(self) -> sources.Source:
-        return sources.find(self.config.dataset)
+        return sources.of_run(self.config)
 
     @property
     def fit(self) -> Fit | None:
         """How a picture becomes a square; None for small images, of which the centre is taken."""
-        return Fit(self.config.fit, self.source.mean) if self.config.image_size else None
+        return Fit.of(self.source, self.config.fit) if self.config.image_size else None
 
     @property
     def image(self) -> tuple[int, int, int]:
@@ -61,6 +61,7 @@ class Files(Dataset):
 
     def __init__(self, paths: list[Path], model: Model):
         self.paths, self.image = paths, model.image
+        self.interpolation = model.source.interpolation
         if model.fit:
             self.crop, self.fill = model.fit.eval_box, model.fit.fill
         else:  # small images have no margin to cut off
@@ -77,7 +78,8 @@ class Files(Dataset):
                 return "not a regular file"
             content = decoding.read_bytes(path)
             mode = "RGB" if channels == 3 else "L"
-            return decoding.decode(content, (height, width), self.crop, mode, self.fill)
+            how = {"fill": self.fill, "interpolation": self.interpolation}
+            return decoding.decode(content, (height, width), self.crop, mode, **how)
         except (BrokenPicture, OSError) as error:
             return getattr(error, "strerror", None) or str(error)
 

@@ -50,7 +50,7 @@ def load(config: Config, recorded: Record, data_dir: Path) -> Dataset:
             "wbcli did not: it can be measured on its own data set only"
         )
     (pictures, labels), notes = labelled.read(data_dir, recorded.class_names, recorded.run)
-    source = sources.find(config.dataset)
+    source = sources.of_run(config)
     images = pictures if source.image_size else in_memory(pictures, source.image)
     unknown = [recorded.unknown_groups()] * (recorded.original_counts is None)
     return Dataset(

@@ -153,7 +153,7 @@ def _check_pickle(content: bytes, at: int) -> int:
 def read(path: Path) -> dict[str, Any]:
     """name → tensor: a safetensors file, or a state dict of torch.save.
 
-    The state dict stands on its own or under `state_dict` or `model`.
+    The state dict stands on its own or under `state_dict`, `model` or `teacher` (DINO's).
 
     Raises:
         ValueError: the file is damaged, or holds anything else; to stand after its name.
@@ -164,7 +164,7 @@ def read(path: Path) -> dict[str, Any]:
         weights = _read_safetensors(path)
     else:
         weights = read_state(path)
-        for key in ("state_dict", "model"):
+        for key in ("state_dict", "model", "teacher"):
             if isinstance(weights, dict):
                 weights = weights.get(key, weights)
         if not isinstance(weights, dict):

@@ -1,29 +1,48 @@
-"""Weights to start from, of wbcli or of others (--init)."""
+"""Weights to start from, of wbcli, of the libraries, or of others (--init, --pretrained)."""
 
-from collections.abc import Collection
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from wbcli.files import weights as weight_files
-from wbcli.models.backbones import TORCHVISION
+from wbcli.models.libraries import AUXILIARY, is_position, load_pretrained, resized
 from wbcli.models.networks import Network
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGERS = (torch.int32, torch.int64)
-HEADS = ("classifier.", "fc.")  # as we call it, and as torchvision does
+HEADS = ("classifier.", "fc.", "head.")  # as we call it, and as others do
+COUNTER = "num_batches_tracked"  # of batch norms; files of old have none
+CHOSEN = ("encoder_q", "base_encoder", "teacher")  # MoCo's, MoCo v3's, DINO's: of two that is it
+Weights = dict[str, Tensor]
+
+
+def start(network: Network, config, weights: tuple[Path, bool] | None) -> list[str]:
+    """Start the network of a stage-1 run from what its Config names; returns what was left out.
+
+    Args:
+        weights: what --init names: a file, and whether it is a run's, whose classifier stays there.
+
+    Raises:
+        ValueError, FileNotFoundError: see `load_init` and `load_pretrained`.
+    """
+    if config.pretrained:
+        backbone = network.backbone[0] if config.bottleneck else network.backbone
+        load_pretrained(backbone)
+    return load_init(network, weights[0], whole=not weights[1]) if weights else []
 
 
 def load_init(network: Network, path: Path, *, whole: bool = True) -> list[str]:
-    """Start `network` from local weights, of wbcli or of torchvision's network of that name.
+    """Start `network` from local weights, of wbcli, of a library's network, or of others.
 
-    A classifier of another shape, or none, leaves the fresh one; all else has to be there. What
-    stands beside the network under another name, such as the weights of a loss, is left out.
+    A classifier of another shape, or none, leaves the fresh one; all else has to be there, but
+    position embeddings of another size are interpolated by the library. What stands beside the
+    network under another name, such as the weights of a loss, is left out.
 
     Args:
         path: safetensors, or a state dict that torch.load(weights_only=True) reads, on its own
-            or under `state_dict` or `model`; its names may have prefixes (`_renamed`).
+            or under `state_dict`, `model` or `teacher`; its names may have any
+            prefix (`_prefixes`).
         whole: with its classifier, where that fits; else what its names begin with `classifier.`
             is not looked at.
 
@@ -41,74 +60,109 @@ def load_init(network: Network, path: Path, *, whole: bool = True) -> list[str]:
     if not whole:
         weights = {k: v for k, v in weights.items() if not k.startswith(HEADS[0])}
     own = network.state_dict()
-    given, left_out = weights, []
-    weights = _as_own(given, own)
-    wrong = _misfits(weights, own)
-    fitting = [p for p in _parts(given) if not _misfits(_as_own(p, own), own)] if wrong else []
+    names = [key.removeprefix("backbone.") for key in own if key.startswith("backbone.")]
+    prefixes = _prefixes(weights, names)
+    try:
+        found = [_Found(network, weights, prefix, prefixes) for prefix in prefixes]
+    except ValueError as error:
+        raise ValueError(f"--init {path}: {error}; take --image-size of theirs") from error
+    fitting = [one for one in found if not _misfits(one.weights, own)]
     if len(fitting) > 1:
-        first = " and ".join(min(part) for part in fitting)
+        fitting = [one for one in fitting if set(one.prefix.split(".")) & set(CHOSEN)] or fitting
+    if len(fitting) > 1:
+        first = " and ".join(min(one.below) for one in fitting)
         raise ValueError(f"--init {path}: several networks in it fit, of {first}: save one alone")
-    if fitting:
-        weights, wrong = _as_own(fitting[0], own), []
-        left_out = [name for name in given if name not in fitting[0]]
-    if wrong and (name := _without_arch(weights)):
-        raise ValueError(
-            f"--init {path}: its weights are of torchvision's {name}, which fits no --arch yet "
-            "(our resnet34 has a 3×3 first convolution, this one a 7×7); of torchvision's "
-            f"networks there are {' and '.join(TORCHVISION)}"
-        )
-    if wrong:
-        others = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        raise ValueError(
-            f"--init {path}: its weights are of another network: {wrong[0]}{others}; name theirs "
-            "with --arch (and --bottleneck)"
-        )
-    network.load_state_dict(weights)
-    return left_out
+    if not fitting:
+        raise ValueError(f"--init {path}: {_refusal(found[0].weights, own)}")
+    network.load_state_dict(fitting[0].weights)
+    return [name for name in weights if name not in fitting[0].taken]
 
 
-def _parts(weights: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-    """The weights by the first part of their names that is not common to all; a classifier that
-    stands among the parts belongs to each.
-    """
-    start = len(_common_prefix(weights))
-    parts: dict[str, dict[str, Tensor]] = {}
-    for key, value in weights.items():
-        parts.setdefault(key[start:].partition(".")[0], {})[key] = value
-    heads = {k: v for head in HEADS for k, v in parts.pop(head[:-1], {}).items()}
-    return [part | heads for part in parts.values()]
-
-
-def _as_own(weights: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under our names; with the fresh classifier where theirs has another shape."""
-    weights = _renamed(weights, own)
-    heads = [key for key in own if key.startswith(HEADS[0])]
-    if any(key not in weights or weights[key].shape != own[key].shape for key in heads):
-        weights |= {key: own[key] for key in heads}
-    return weights
-
-
-def _renamed(weights: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under our names: what all of them start with is left out, whatever wrote it.
+def _prefixes(weights: Weights, names: list[str]) -> list[str]:
+    """What stands before the names of a backbone in a file, for each whole one there.
 
     DataParallel puts `module.` before every name, torch.compile `_orig_mod.`, Lightning the
-    attribute, such as `model.`. Beside the classifier, `fc` or `classifier`, the rest may have a
-    prefix of its own, such as `backbone.`.
+    attribute, such as `model.`. Without a whole one it is what most of the names have.
     """
-    outer = _common_prefix(weights)
-    names = [head for head in HEADS if any(key.startswith(outer + head) for key in weights)]
-    head = outer + names[0] if names else None
-    rest = [key for key in weights if head is None or not key.startswith(head)]
-    ours = [key.removeprefix("backbone.") for key in own if key.startswith("backbone.")]
-    inner = len(_common_prefix(rest).removesuffix(_common_prefix(ours)))
-    renamed = {f"backbone.{key[inner:]}": weights[key] for key in rest}
-    if head:
-        heads = [key for key in weights if key.startswith(head)]
-        renamed |= {HEADS[0] + key.removeprefix(head): weights[key] for key in heads}
-    return renamed
+    names = [name for name in names if not name.endswith(COUNTER)]
+    anchor = names[0]
+    ends = [key for key in weights if key == anchor or key.endswith("." + anchor)]
+    counts = {
+        prefix: sum(prefix + name in weights for name in names)
+        for prefix in (key.removesuffix(anchor) for key in ends)
+    }
+    whole = [prefix for prefix, count in counts.items() if count == len(names)]
+    return whole or [max(counts, key=counts.get, default=_common_prefix(weights))]
 
 
-def _common_prefix(keys: Collection[str]) -> str:
+class _Found:
+    """Weights below a prefix as those of `network`.
+
+    weights: under our names, with the fresh classifier where theirs is none, or another.
+    below: their names there; taken: with those of the classifier, which may stand beside it.
+    """
+
+    def __init__(self, network: Network, weights: Weights, prefix: str, prefixes: list[str]):
+        self.prefix = prefix
+        inner = tuple(other for other in prefixes if other != prefix and other.startswith(prefix))
+        self.below = [
+            k for k in weights if k.startswith(prefix) and not (inner and k.startswith(inner))
+        ]
+        self.names = set(network.backbone.state_dict())
+        origin = getattr(network.backbone, "origin", None)
+        own_heads = tuple(f"{head}." for head in (origin.heads + AUXILIARY if origin else ()))
+        head = self._head(weights, (*own_heads, *HEADS))
+        heads = tuple(prefix + own for own in own_heads) + ((head,) if head else ())
+        of_heads = {k for k in weights if heads and k.startswith(heads) and not self._is_own(k)}
+        self.taken = {*self.below, *of_heads}
+        backbone = {k.removeprefix(prefix): weights[k] for k in self.below if k not in of_heads}
+        if origin:
+            backbone = resized(network.backbone, backbone)
+        self.weights = {f"backbone.{key}": value for key, value in backbone.items()}
+        fresh = network.classifier.state_dict()
+        theirs = {k.removeprefix(head): weights[k] for k in of_heads if head and k.startswith(head)}
+        shapes = [{k: v.shape for k, v in state.items()} for state in (fresh, theirs)]
+        alone = origin is None or len(origin.heads) == 1
+        classifier = theirs if alone and shapes[0] == shapes[1] else fresh
+        self.weights |= {f"classifier.{key}": value for key, value in classifier.items()}
+
+    def _head(self, weights: Weights, names: tuple[str, ...]) -> str | None:
+        """What the names of the classifier start with, here or beside what the prefix names."""
+        parts = self.prefix.split(".")
+        outers = [".".join([*parts[:end], ""]).lstrip(".") for end in range(len(parts) - 1, -1, -1)]
+        for outer in outers:
+            for name in names:
+                start = outer + name
+                if any(k.startswith(start) and not self._is_own(k) for k in weights):
+                    return start
+        return None
+
+    def _is_own(self, key: str) -> bool:
+        """Whether it is of the backbone."""
+        return key.startswith(self.prefix) and key.removeprefix(self.prefix) in self.names
+
+
+def _refusal(weights: Weights, own: Weights) -> str:
+    """Why weights under our names do not fit, and what to do."""
+    wrong = _misfits(weights, own)
+    if name := _small_resnet(weights):
+        return (
+            f"its weights are of torchvision's {name}, whose first convolution is 7×7: take "
+            f"--arch torchvision:{name}"
+        )
+    others = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+    if all(is_position(sentence.partition(" is ")[0]) for sentence in wrong):
+        return (
+            f"its position embeddings are of images of another size, which the library does not "
+            f"interpolate: {wrong[0]}{others}; take --image-size of theirs"
+        )
+    return (
+        f"its weights are of another network: {wrong[0]}{others}; name theirs with --arch (and "
+        "--bottleneck)"
+    )
+
+
+def _common_prefix(keys: Weights) -> str:
     """What all of them start with, up to a dot and with it."""
     first, last = min(keys, default=""), max(keys, default="")  # they differ the earliest
     pairs = enumerate(zip(first, last, strict=False))
@@ -116,8 +170,8 @@ def _common_prefix(keys: Collection[str]) -> str:
     return first[: first.rfind(".", 0, length) + 1]
 
 
-def _without_arch(weights: dict[str, Tensor]) -> str | None:
-    """The network of torchvision whose backbone this is, of those that many start from."""
+def _small_resnet(weights: Weights) -> str | None:
+    """The network of torchvision whose backbone this is, of those that look like `resnet34`."""
     from torchvision import models
 
     backbone = {k: v for k, v in weights.items() if k.startswith("backbone.")}
@@ -130,11 +184,10 @@ def _without_arch(weights: dict[str, Tensor]) -> str | None:
     return None
 
 
-def _misfits(weights: dict[str, Tensor], own: dict[str, Tensor]) -> list[str]:
+def _misfits(weights: Weights, own: Weights) -> list[str]:
     """What of `weights` does not fit a network whose state is `own`."""
-    counter = "num_batches_tracked"  # of batch norms; files of old have none
     wrong = [
-        f"{key} is not there" for key in own if key not in weights and not key.endswith(counter)
+        f"{key} is not there" for key in own if key not in weights and not key.endswith(COUNTER)
     ]
     for key, value in weights.items():
         if key not in own:

@@ -16,7 +16,7 @@ def last_layers(network: nn.Module, count: int) -> list[list[nn.Module]]:
     for module in network.modules():  # registration order is forward order in these networks
         if isinstance(module, nn.Conv2d | nn.Linear):
             layers.append([module])
-        elif isinstance(module, nn.BatchNorm2d):
+        elif isinstance(module, nn.BatchNorm2d) and layers:
             layers[-1].append(module)
     return layers[::-1][:count]
 
@@ -32,9 +32,14 @@ def freeze_all_but(network: nn.Module, layers: list[list[nn.Module]]) -> list[nn
 def set_training_mode(network: nn.Module, frozen_batch_norm: str) -> None:
     """Training mode; batch norms whose weights are frozen stay in `frozen_batch_norm` mode.
 
-    `eval` keeps their running statistics, `train` lets them move (the released code).
+    `eval` keeps their running statistics, `train` lets them move (the released code). With `eval`
+    a backbone that is frozen as a whole drops nothing out either: it is what its features are.
     """
     network.train()
+    backbone = getattr(network, "backbone", None)
+    frozen = backbone is not None and not any(p.requires_grad for p in backbone.parameters())
+    if frozen and frozen_batch_norm == "eval":
+        backbone.eval()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad:
             module.train(frozen_batch_norm == "train")

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from wbcli.data import sources
+from wbcli.data.pictures.preprocessing import split_arch
 from wbcli.models.assembled import assembled
 from wbcli.models.backbones import (
     DEPTH_AND_WIDTH,
@@ -11,6 +12,7 @@ from wbcli.models.backbones import (
     make_resnet34,
     make_torchvision,
 )
+from wbcli.models.libraries import make_backbone
 
 
 class Network(nn.Module):
@@ -49,25 +51,30 @@ def build(
     *,
     bottleneck: int | None = None,
     init: str = "he",
+    image_size: int | None = None,
     heads: tuple = (("linear", {}),),
 ) -> Network:
     """A freshly initialised network; its weights come from torch's global generator.
 
     Args:
         arch: `resnet8`, `resnet20`, `resnet32`, `resnet32x4`, `resnet34`, `resnet50` or
-            `resnext50` (32x4d); the last two are torchvision's, as the paper trains them.
+            `resnext50` (32x4d); the last two are torchvision's, as the paper trains them; or
+            `torchvision:NAME` or `timm:NAME` (`libraries`).
         num_classes: K.
         in_channels: channels of the images.
         bottleneck: width of a linear layer between features and classifier (2 in the
             paper's figure 7).
         init: of `resnet34`'s first convolution: `he`, or `conv-default` (nn.Conv2d's
             own, as in the released code).
+        image_size: side of the images, for networks of the libraries.
         heads: see `Network`.
 
     Raises:
-        ValueError: unknown arch.
+        ValueError: unknown arch, or one that does not take such images.
     """
-    if arch in TORCHVISION:
+    if split_arch(arch):
+        backbone, num_features = make_backbone(arch, in_channels, image_size)
+    elif arch in TORCHVISION:
         backbone, num_features = make_torchvision(arch, in_channels), 2048
     elif arch == "resnet34":
         backbone, num_features = make_resnet34(in_channels, init), 512
@@ -85,10 +92,12 @@ def build(
 
 def for_run(config, num_classes: int) -> Network:
     """The network that a run's Config names, for the classes of its data set."""
+    image = sources.find(config.dataset).image
     return build(
         config.arch,
         num_classes,
-        sources.find(config.dataset).image[0],
+        image[0],
+        image_size=config.image_size or image[-1],
         bottleneck=config.bottleneck,
         init=config.init,
         heads=config.heads,

@@ -168,7 +168,8 @@ class Views:
 
 def is_frozen(config: Config) -> bool:
     """Whether the classifier alone trains, on a backbone that does not change."""
-    return config.layers == 1 and config.frozen_batch_norm == "eval"
+    classifier_alone = config.layers == 1 or config.freeze == "backbone"
+    return classifier_alone and config.frozen_batch_norm == "eval"
 
 
 def can_cache(config: Config) -> bool:

@@ -9,18 +9,21 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from wbcli.balance.optim import SGD, project
+from wbcli.balance.optim import project
 from wbcli.config.settings import Config
 from wbcli.data.batches.batch import Batch
 from wbcli.data.batches.memory import Batches
 from wbcli.data.batches.splits import Data
+from wbcli.data.pictures.preprocessing import split_arch
 from wbcli.device import autocast
 from wbcli.methods.method import Group, Method, averaged, shares
 from wbcli.models.layers import set_training_mode
 from wbcli.training.graph import GraphedEpochs
+from wbcli.training.optimizers import optimizer_over
 from wbcli.training.signals import whole
 
 CHECK_EVERY = 100  # steps after which a loss that is not finite is noticed
@@ -173,6 +176,7 @@ class _Step:
         self.method, self.optimizer = method, optimizer
         self.config, self.position = config, position
         self.device = position.loss_sum.device
+        self.draws = split_arch(config.arch) is not None and not config.graph  # may drop out
         self.rates = [group.get("rate", 1.0) for group in optimizer.param_groups]
         # captured: the tensors stay, their values change
         self.lrs = [torch.zeros((), device=self.device) for _ in self.rates] * config.graph
@@ -198,6 +202,8 @@ class _Step:
 
     def __call__(self, batch: Batch) -> None:
         self.optimizer.zero_grad()
+        if self.draws:  # from torch's generator: a function of the step, as all that is random
+            torch.manual_seed(seed_of(batch.key))
         batch = self.method.prepare(batch)
         share = shares(self.method.weigh(batch))
         for part in batch.parts(self.config.accumulate):
@@ -218,6 +224,11 @@ class _Step:
         buffers = [state["momentum_buffer"] for state in self.optimizer.state.values() if state]
         sums = [self.position.loss_sum, self.position.hits, self.position.finite_steps]
         return [*self.method.state_dict().values(), *buffers, *sums]
+
+
+def seed_of(key: tuple[int, int, int]) -> int:
+    """A seed for torch's generator, another for every (seed, epoch, step)."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
 
 
 def _capture(step: _Step, batches: Batches) -> GraphedEpochs:
@@ -245,10 +256,10 @@ def _capture(step: _Step, batches: Batches) -> GraphedEpochs:
 def make_optimizer(
     groups: list[Group], radii: list[float | None], config: Config
 ) -> torch.optim.Optimizer:
-    """SGD over the groups of a method; each constrained weight is alone, with its radius.
+    """An optimiser over the groups of a method; each constrained weight is alone, with its radius.
 
-    With `--project step` the constraint is part of every step (`wbcli.SGD`); with
-    `epoch` the groups only carry it, for `project` at the end of the epoch.
+    With `--project step` the constraint is part of every step; with `epoch` the groups only carry
+    it, for `project` at the end of the epoch.
 
     Args:
         radii: of each of the groups' `rows`, in their order; none where nothing is constrained.
@@ -263,6 +274,4 @@ def make_optimizer(
             radius = left.pop(0)
             constraint = {"unit_norm": True} if config.unit_norm else {"max_norm": radius}
             made.append({"params": [p]} | common | constraint)
-    made = [group for group in made if group["params"]]
-    optimizer = SGD if config.project == "step" else torch.optim.SGD
-    return optimizer(made, lr=config.lr, momentum=config.momentum, weight_decay=config.wd)
+    return optimizer_over([group for group in made if group["params"]], config)

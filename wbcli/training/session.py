@@ -22,6 +22,7 @@ from wbcli.runs.run import Run
 from wbcli.runs.states import REMEDIES
 from wbcli.training import epochs
 from wbcli.training.fit import Position, check_finite, diverged, fit, make_optimizer
+from wbcli.training.optimizers import check_remembered, remembered, slowed
 from wbcli.training.signals import whole
 
 ANEW = REMEDIES["checkpoint.pt"]
@@ -61,7 +62,7 @@ class Training:
         self._path = run.path / "checkpoint.pt"
         self.listener, self.method, self.network = listener, method, method.network
         self.method.to(device, memory_format=torch.channels_last)
-        groups = method.groups()
+        groups = slowed(method.groups(), self.network, config.backbone_lr_factor)
         constrained = [p for group in groups for p in group.rows] if config.constraint() else []
         self.constrained = constrained  # the weights whose rows are bounded, output first
         self.radii = [radius_of(config.maxnorm, config.radius, w) for w in self.constrained]
@@ -84,7 +85,7 @@ class Training:
         """Write what a run has from its start; metrics.jsonl as the checkpoint knows it."""
         if not self.run.resumable:
             (self.run.path / "best.pt").unlink(missing_ok=True)  # of a start that was killed
-        told = circumstances(self.dataset, self.device)
+        told = circumstances(self.dataset, self.device, self.config.arch)
         self.run.write_record(self.config, told, self.dataset.chosen)
         self.run.write_metrics([json.loads(line) for line in self.lines.splitlines()])
 
@@ -156,12 +157,11 @@ class Training:
         self._write_checkpoint()
 
     def _check_finite(self) -> None:
-        """Raises ArithmeticError where a loss, a weight or a momentum is NaN or infinite."""
+        """Raises ArithmeticError where a loss, a weight or what goes with it is NaN or infinite."""
         config, position = self.config, self.position
         check_finite(position, config)
-        momenta = [kept.get("momentum_buffer") for kept in self.optimizer.state.values()]
-        tensors = [*self.method.state_dict().values(), *momenta]
-        floats = [t for t in tensors if t is not None and t.is_floating_point()]
+        tensors = [*self.method.state_dict().values(), *remembered(self.optimizer)]
+        floats = [t for t in tensors if t.is_floating_point()]
         if not torch.stack([t.isfinite().all() for t in floats]).all():
             epoch, step = position.epoch, f"step {position.step}"
             at = (epoch, step) if position.step else (epoch - 1, "its last step")
@@ -206,9 +206,7 @@ class Training:
             groups = self.optimizer.state_dict()["param_groups"]  # the settings' own
             momenta = {"state": state["optimizer"]["state"], "param_groups": groups}
             self.optimizer.load_state_dict(momenta)
-            for p, kept in self.optimizer.state.items():
-                if kept.get("momentum_buffer") is not None:
-                    kept["momentum_buffer"].view_as(p)
+            check_remembered(self.optimizer, self.config.optimizer)
             self.position.restore(state)
             if self.best is not None:
                 float(self.best["accuracy"]), int(self.best["epoch"])
@@ -238,11 +236,11 @@ class Training:
             self.run.save_state("best.pt", {"model": self.network.state_dict()} | self.best)
 
 
-def circumstances(dataset: datasets.Dataset, device: torch.device) -> dict[str, Any]:
+def circumstances(dataset: datasets.Dataset, device: torch.device, arch: str) -> dict[str, Any]:
     """What config.json says beside the settings: with the names of the classes a run can
     classify pictures where its data set is not, and with the counts be measured where it changed.
     """
-    return environment(device) | {
+    return environment(device, arch) | {
         "class_names": dataset.class_names,
         "class_counts": dataset.class_counts,
         "original_counts": dataset.original_counts,

@@ -54,7 +54,7 @@ def train(
     """
     prepare(device, config.precision, config.seed, config.deterministic)
     listener = listener or Listener()
-    method = _set_up(config, dataset, runs_dir)
+    method = _set_up(config, dataset, runs_dir, begins=not run.resumable)
     training = Training(config, run, dataset, device, listener, method)
     training.begin()
     view = _view(config, run, method, dataset, device, cached)
@@ -89,7 +89,7 @@ def normalize(
     if config.method == "ncm":
         options |= _training_features(network, config, dataset, device, run.path)
     network.classifier = adjust(config.method, network, dataset.class_counts, **options)
-    run.write_record(config, circumstances(dataset, device), dataset.chosen)
+    run.write_record(config, circumstances(dataset, device, config.arch), dataset.chosen)
     splits = epochs.splits_to_measure(dataset, device)
     row = {"epoch": 1} | epochs.norms(config, network, [], [], [])
     row |= epochs.accuracies(config, network, dataset, splits)
@@ -132,13 +132,16 @@ def _training_features(
     return {"features": torch.cat(rows), "labels": torch.cat(labels)}
 
 
-def _set_up(config: Config, dataset: datasets.Dataset, runs_dir: Path) -> Method:
-    """The method of a run, on the network that it starts from."""
+def _set_up(config: Config, dataset: datasets.Dataset, runs_dir: Path, *, begins: bool) -> Method:
+    """The method of a run, on the network that it starts from; that of one which goes on gets its
+    weights from the checkpoint.
+    """
     if config.stage == "stage1":
         network = networks.for_run(config, dataset.num_classes)
-        if config.init_from:
-            path, of_run = weights_of(runs_dir, config.init_from)
-            init.load_init(network, path, whole=not of_run)
+        if begins:
+            init.start(network, config, config.init_from and weights_of(runs_dir, config.init_from))
+        if config.freeze:
+            network.backbone.requires_grad_(False)
     else:
         parent = find(runs_dir, config.parent)
         checkpoint = starting_checkpoint(config, parent.config())
@@ -157,7 +160,7 @@ def _view(
     """With which settings the method trains, and on which splits: on images, or where its
     classifier alone trains on cached features.
     """
-    if not features.can_cache(config):
+    if not features.can_cache(config) or len(method.views) > 1:
         train = batches_of(dataset, "train", device, config.batch_size)
         if features.is_frozen(config) and config.views:
             train = features.Views(train, config.views)

@@ -42,7 +42,7 @@ class PictureBatches:
         device: torch.device,
         fit: str = "crop",
     ):
-        self.decoder = Decoder(split, image_size, Fit(fit, source.mean))
+        self.decoder = Decoder(split, image_size, Fit.of(source, fit))
         self.size, self.batch_size = len(split.labels), batch_size
         self.split_labels = split.labels
         self.labels = torch.from_numpy(split.labels).to(device)
@@ -165,11 +165,12 @@ class Decoder:
         number, name = divmod(which, len(AUGMENTATIONS))
         content = decoding.read_bytes(self.pictures.path(i))
         size, fit = (self.image_size, self.image_size), self.fit
+        how = {"fill": fit.fill, "interpolation": fit.interpolation}
         crops, flips = augmentation(list(AUGMENTATIONS)[name], True, True)
         if epoch == IN_ORDER:
-            return decoding.decode(content, size, fit.eval_box, fill=fit.fill)
+            return decoding.decode(content, size, fit.eval_box, **how)
         generator = np.random.default_rng([seed, epoch, i, *[number] * (number > 0)])
         mirrored = generator.integers(2) and flips
         box = partial(fit.random_box, generator=generator) if crops else fit.eval_box
-        image = decoding.decode(content, size, box, fill=fit.fill)
+        image = decoding.decode(content, size, box, **how)
         return image[:, ::-1] if mirrored else image

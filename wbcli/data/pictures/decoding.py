@@ -132,6 +132,7 @@ def decode(
     crop: Callable[[int, int], Box],
     mode: str = "RGB",
     fill: tuple[int, ...] | None = None,
+    interpolation: str = "bilinear",
 ) -> np.ndarray:
     """A crop of the picture, resized: uint8 [H, W, 3], or [H, W, 1] for the mode `L`.
 
@@ -143,6 +144,7 @@ def decode(
         size: (H, W).
         crop: (width, height) of the upright picture → the box to take.
         fill: where it is given, the crop keeps its shape, in the middle of this colour.
+        interpolation: one of Pillow's filters, by its name.
 
     Raises:
         BrokenPicture: it cannot be read as a whole.
@@ -174,7 +176,8 @@ def decode(
             if orientation != 1:
                 loaded = loaded.transpose(UPRIGHT[orientation])
             scaled = tuple(side * scale for side in box)
-            resized = loaded.resize(inside, Image.Resampling.BILINEAR, scaled)
+            resample = Image.Resampling[interpolation.upper()]
+            resized = loaded.resize(inside, resample, scaled)
             if fill is not None:
                 ground = Image.new(mode, (width, height), fill)
                 ground.paste(resized, ((width - inside[0]) // 2, (height - inside[1]) // 2))
@@ -266,9 +269,9 @@ def centre_crop(width: int, height: int, fraction: float = 1.0, aspect: float = 
     return left, top, left + box_width, top + box_height
 
 
-def eval_crop(width: int, height: int) -> Box:
+def eval_crop(width: int, height: int, fraction: float = EVAL_FRACTION) -> Box:
     """What is left of the picture after resize 256 and centre crop 224 (at any size)."""
-    return centre_crop(width, height, EVAL_FRACTION)
+    return centre_crop(width, height, fraction)
 
 
 def random_crop(width: int, height: int, generator: np.random.Generator, shape: float = 1.0) -> Box:

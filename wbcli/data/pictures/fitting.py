@@ -17,10 +17,23 @@ from wbcli.data.pictures.decoding import Box
 
 @dataclass(frozen=True)
 class Fit:
-    """how: `crop`, `pad` or `squash`; mean: of the data set's pixels in [0, 1]."""
+    """How, and by what.
+
+    how: `crop`, `pad` or `squash`.
+    mean: of the data set's pixels in [0, 1].
+    crop_fraction: what of the shorter side evaluation shows under `crop`.
+    interpolation: one of Pillow's filters, by its name.
+    """
 
     how: str
     mean: tuple[float, ...] = ()
+    crop_fraction: float = decoding.EVAL_FRACTION
+    interpolation: str = "bilinear"
+
+    @classmethod
+    def of(cls, source, how: str) -> "Fit":
+        """With what holds for a data set, or for the network that it is for."""
+        return cls(how, source.mean, source.crop_fraction, source.interpolation)
 
     @property
     def fill(self) -> tuple[int, ...] | None:
@@ -30,7 +43,7 @@ class Fit:
     def eval_box(self, width: int, height: int) -> Box:
         """What evaluation shows: the centre 224/256 of the shorter side, or the whole picture."""
         if self.how == "crop":
-            return decoding.eval_crop(width, height)
+            return decoding.eval_crop(width, height, self.crop_fraction)
         return 0, 0, width, height
 
     def random_box(self, width: int, height: int, generator: np.random.Generator) -> Box:
@@ -40,12 +53,14 @@ class Fit:
 
     def describe(self, size: int) -> str:
         """What evaluation does, for other programs."""
-        square = f"{size}×{size}"
+        square, how = f"{size}×{size}", self.interpolation
+        usual = self.crop_fraction == decoding.EVAL_FRACTION
+        fraction = "224/256" if usual else f"{self.crop_fraction:.4g}"
         return {
-            "crop": f"centre square of 224/256 of the shorter side, resized to {square} (bilinear)",
-            "pad": f"none: the whole picture, resized (bilinear) to {size} on its longer side, in "
+            "crop": f"centre square of {fraction} of the shorter side, resized to {square} ({how})",
+            "pad": f"none: the whole picture, resized ({how}) to {size} on its longer side, in "
             f"the middle of {square} of the colour fill",
-            "squash": f"none: the whole picture, resized to {square} (bilinear)",
+            "squash": f"none: the whole picture, resized to {square} ({how})",
         }[self.how]
 
 
