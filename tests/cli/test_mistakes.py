@@ -421,7 +421,6 @@ MEASURED = dict.fromkeys(("all", "many", "medium"), 50.0) | {"few": None}
         {"accuracy": MEASURED | {"few": "none"}},
         {"accuracy": MEASURED | {"all": True}},
         {"val_accuracy": []},
-        {"row_norms": None},
         {"row_norms": ["1"]},
         {"row_norms": {"0": 1.0}},
     ],

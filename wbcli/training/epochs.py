@@ -3,6 +3,7 @@
 Legend: K classes.
 """
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,7 @@ def accuracies(
     row: dict[str, Any] = {"accuracy": None}
     for split, batches in splits.items():
         prefix = "" if split == "test" else f"{split}_"
-        eager = set_stance("force_eager" if config.compile else "default")
+        eager = set_stance("force_eager") if config.compile else nullcontext()
         with autocast(batches.labels.device, config.precision), eager:
             metrics = measure(network, batches.evaluate(), dataset.num_classes)
         row[f"{split}_loss"] = metrics["nll"]

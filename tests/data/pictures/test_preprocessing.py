@@ -11,6 +11,7 @@ from wbcli.data.batches.disk import IN_ORDER, Decoder
 from wbcli.data.datasets import Split
 from wbcli.data.pictures import preprocessing
 from wbcli.data.pictures.decoding import Pictures
+from wbcli.data.pictures.fitting import Fit
 from wbcli.data.pictures.preprocessing import preprocessing_of, split_arch
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -70,7 +71,7 @@ def test_a_picture_is_cropped_and_resized_as_the_network_wants(tmp_path):
     ramp = np.random.default_rng(0).integers(0, 256, (40, 40, 3)).astype(np.uint8)
     Image.fromarray(ramp).save(tmp_path / "a.png")
     split = Split(Pictures.of(tmp_path, ["a.png"]), np.zeros(1, int))
-    found = Decoder(split, 16, 0.5, "bicubic")(0, IN_ORDER, 0)
+    found = Decoder(split, 16, Fit("crop", (), 0.5, "bicubic"))(0, IN_ORDER, 0)
     expected = Image.fromarray(ramp).resize((16, 16), Image.Resampling.BICUBIC, (10, 10, 30, 30))
     assert np.array_equal(found, np.asarray(expected))
 
