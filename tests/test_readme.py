@@ -134,7 +134,8 @@ def test_a_command_line_with_a_mistake_is_seen(line):
 
 def test_every_option_that_a_text_names_exists():
     known = set(re.findall(r"--[a-z][\w-]*", pages.options()))
-    others = {"--check", "--no-build-isolation", "--kills"}  # of ruff, pip, tests/kills.py
+    # of ruff, pip, tests/kills.py and the code of LDAM
+    others = {"--check", "--no-build-isolation", "--kills", "--train_rule"}
     for name, text in PAGES.items():
         named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text))
         assert named <= known | others, name

@@ -4,7 +4,6 @@ On the digits, two epochs: stage 2 by each of its methods, and what needs no tra
 a linear, a cosine and the normalised classifier.
 """
 
-import json
 import shutil
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from wbcli import console
 from wbcli.cli import cli
 from wbcli.config.methods import METHODS
 from wbcli.data import recorded
-from wbcli.models.classifiers import make
 from wbcli.runs.run import Run
 
 SHORT = ("--epochs", 2, "--batch-size", 64)
@@ -33,27 +31,12 @@ def parents(tmp_path_factory):
     from click.testing import CliRunner
 
     folder = tmp_path_factory.mktemp("parents")
-    for head in ("linear", "cosine"):
-        command = ["stage1", "digitslt", *SHORT, "--val-per-class", 2, "--head", head, "-q"]
-        command += ["--name", head, "--runs-dir", folder]
+    of = {"normalised": ("--method", "deconfound")}
+    for head in ("linear", "cosine", "normalised"):
+        command = ["stage1", "digitslt", *SHORT, "--val-per-class", 2, "--runs-dir", folder, "-q"]
+        command += [*of.get(head, ("--head", head)), "--name", head]
         assert CliRunner().invoke(cli, [str(word) for word in command]).exit_code == 0
-    make_normalised(folder)
     return folder
-
-
-def make_normalised(folder: Path) -> None:
-    """The linear run with the classifier that `deconfound` trains, random, in its place."""
-    linear, run = Run(folder / "linear"), Run(folder / "normalised")
-    run.path.mkdir()
-    for name in ("config.json", "metrics.jsonl", "images.json.gz"):
-        (run.path / name).write_bytes((linear.path / name).read_bytes())
-    record = linear.record() | {"run": "normalised", "heads": [["normalised", {}]]}
-    (run.path / "config.json").write_text(json.dumps(record))
-    torch.manual_seed(0)
-    weights = {k: v for k, v in linear.load_weights().items() if not k.startswith("classifier")}
-    head = make("normalised", 64, 10)
-    head.feature_mean.copy_(torch.rand(64))
-    run.save_weights(weights | {f"classifier.{k}": v for k, v in head.state_dict().items()})
 
 
 @pytest.fixture
@@ -106,6 +89,9 @@ def test_programs_of_other_classifiers_give_the_same_logits(wbcli, runs, command
 
 
 def test_one_report_of_all(wbcli, runs):
+    """The lengths of rows are shown where they mean something: not of a cosine."""
+    from wbcli.report.report import filter_norms
+
     names = []
     for command in ("stage2 --method lws", "stage2 --method disalign", *ADJUSTED[3:5]):
         words = command.split()
@@ -115,6 +101,11 @@ def test_one_report_of_all(wbcli, runs):
     shown = wbcli("report", *names, "cosine", "--output", "page")
     assert shown.code == 0, shown.err
     assert list(Path("page").glob("*.html"))
+    model = {"per_class": [{"name": str(k)} for k in range(10)], "checkpoint": "last"}
+    layers = {name: filter_norms(Run(runs / name), model) for name in ("cosine", "lws")}
+    assert [name for name, _ in layers["lws"]] == [n for n, _ in layers["cosine"]] + ["classifier"]
+    scaled = Run(runs / "lws").metrics()[-1]["row_norms"]
+    assert layers["lws"][-1] == ("classifier", pytest.approx(scaled))
 
 
 @pytest.mark.parametrize("name", METHODS[2])
@@ -139,6 +130,31 @@ def test_the_same_seed_gives_the_same_bits_and_an_interrupted_run_goes_on_to_the
     whole, parts = (Run(runs / name).load_weights() for name in ("whole", "parts"))
     assert whole.keys() == parts.keys()
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+@pytest.mark.parametrize("name", METHODS[2])
+def test_the_frozen_network_stands_still_without_a_cache_too(wbcli, runs, name):
+    """Batch norms are in evaluation mode: their running statistics are those of the parent."""
+    command = ("stage2", "linear", "--method", name, *SHORT, "--cache", "none", "--name", "made")
+    assert wbcli(*command).code == 0
+    before, after = (Run(runs / run).load_weights() for run in ("linear", "made"))
+    frozen = [key for key in after if key.startswith("backbone.")]
+    assert any("running_mean" in key for key in frozen)
+    assert all(torch.equal(before[key], after[key]) for key in frozen)
+
+
+def test_rows_of_two_features_are_drawn_where_there_are_any(wbcli, runs):
+    """Of a bottleneck of 2: a cosine's directions; DisAlign's are of five numbers."""
+    short = ("--epochs", 1, "--batch-size", 128)
+    first = ("stage1", "digitslt", *short, "--head", "cosine", "--bottleneck", 2)
+    assert wbcli(*first, "--name", "flat").code == 0
+    drawn = torch.tensor(Run(runs / "flat").metrics()[0]["weight"])
+    torch.testing.assert_close(drawn.norm(dim=1), torch.ones(10))
+    for command in (("stage2", "--method", "disalign", *short), ("normalize", "--method", "ncm")):
+        made = wbcli(command[0], "flat", *command[1:], "--name", "made", "--json")
+        assert made.code == 0, made.err
+        assert "weight" not in Run(runs / "made").metrics()[0]
+        shutil.rmtree(runs / "made")
 
 
 @pytest.mark.parametrize(
@@ -190,15 +206,9 @@ def test_a_prior_that_is_corrected_twice_is_told(wbcli, runs):
 
 
 def test_what_maxnorm_does_on_a_cosine_is_told(wbcli, runs):
-    short = ("stage1", "digitslt", "--epochs", 1, "--batch-size", 128, "--head", "cosine")
-    told = (
-        "Warning: --radius 1 does nothing here: the classifier is a cosine, and its logits depend "
-        "on directions alone\n"
-    )
-    first = wbcli(*short, "--radius", 1, "--name", "held")
-    assert (first.code, told in first.err) == (0, True)
-    (row,) = Run(runs / "held").metrics()
-    assert (row["row_norms"], row["radius"], row["clipped_fraction"]) == (None, None, None)
+    first = wbcli("stage1", "digitslt", "--head", "cosine", "--radius", 1)
+    assert (first.code, first.err.startswith("Error: --radius")) == (2, True)
+    assert "would change nothing" in first.err
     told = (
         "the run's classifier is a cosine: wb starts from the linear layer that equals it, whose "
         "rows have length 1, so that MaxNorm has the radius 1 at every --maxnorm (--radius sets "

@@ -126,6 +126,26 @@ def test_only_the_classifier_trains_and_its_own_numbers_only(name):
     assert len(group.rows) == (name == "crt")  # whose rows can be constrained
 
 
+@pytest.mark.parametrize("head", ["linear", "cosine"])
+@pytest.mark.parametrize("name", ["wb", *NAMES])
+def test_the_next_step_after_a_round_trip_of_the_state_is_the_same(name, head):
+    def step(method, seed):
+        parameters = method.groups()[0].parameters
+        loss = method.eval().loss(batch_of([0, 1, 2, 0], seed))
+        for p, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            p.data -= 0.1 * gradient
+        return method.state_dict()
+
+    method = make(name, network_of(head), COUNTS)
+    step(method, 1)
+    torch.manual_seed(9)
+    again = make(name, network_of(head), COUNTS)
+    again.load_state_dict({key: value.clone() for key, value in method.state_dict().items()})
+    after, of_again = step(method, 2), step(again, 2)
+    assert after.keys() == of_again.keys()
+    assert all(torch.equal(after[key], of_again[key]) for key in after)
+
+
 @pytest.mark.parametrize("name", ["lws", "disalign"])
 def test_decay_alone_leads_to_the_classifier_of_the_run(name):
     """λ·w pulls what trains to 0, which is the identity but for σ of DisAlign, which then is ½."""
@@ -238,3 +258,9 @@ def test_losses_with_the_prior_stand_in_for_cb(options, tau):
         close(found, shifted.logsumexp(0) - shifted[[0, 2]], 1e-5)
     else:
         close(found, (0.038277, 6.143447), 1e-5)
+
+
+def test_ldam_is_refused_on_the_linear_classifier_of_stage_2():
+    """Without the cosine its s = 30 diverges."""
+    with pytest.raises(ValueError, match=r"^loss must be one of ce, .* in stage 2, got 'ldam'$"):
+        make("wb", network_of(), COUNTS, loss="ldam")

@@ -30,7 +30,7 @@ def method_options(stage: int) -> Callable:
         options.append(click.option("--head", type=heads, help="Classifier.  [default: linear]"))
     if stage == 2:
         choice = click.Choice(["kept", "fresh"])
-        text = "Start from the run's classifier (default), or from a fresh one."
+        text = "Start from the run's classifier (default but for crt), or from a fresh one."
         options.append(click.option("--classifier", type=choice, help=text))
     for key, own in OWN.items():
         if key in known:

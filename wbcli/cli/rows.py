@@ -8,16 +8,11 @@ UNIT = ("cosine", "etf")  # classifiers whose rows count as directions
 WORDS = {"cosine": "a cosine", "etf": "a fixed simplex", "normalised": "the normalised one"}
 
 
-def about_rows(settings: Config, parent: Config | None) -> Iterator[str]:
-    """What MaxNorm does, or does not, on the classifier of these settings."""
-    head = (parent or settings).heads[-1][0]
+def about_rows(settings: Config, parent: Config) -> Iterator[str]:
+    """What MaxNorm does, or does not, on the classifier that stage 2 starts from."""
+    head = parent.heads[-1][0]
     words = WORDS.get(head)
-    if parent is None:
-        if head in UNIT and settings.constraint():
-            given = "--unit-norm" if settings.unit_norm else f"--radius {settings.radius:g}"
-            why = "its rows are fixed" if head == "etf" else "its logits depend on directions alone"
-            yield f"{given} does nothing here: the classifier is {words}, and {why}"
-    elif settings.classifier == "fresh":
+    if settings.classifier == "fresh":
         if settings.method == "wb" and not settings.constraint():
             yield (
                 "a fresh classifier has no rows that a relative threshold could be placed between: "

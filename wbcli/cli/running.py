@@ -235,13 +235,12 @@ def report_run(run: Run, settings: Config, rows: list[dict], limits: dict, as_js
 
 def warn_if_corrected_twice(trained: Config, method: str) -> None:
     """Where the class frequencies are in what trained a run, and would be put in once more."""
-    if method not in ("logit-adjustment", "mla"):
+    if method not in ("logit-adjustment", "mla") or not trained.holds_prior():
         return
-    by = f"the loss {trained.method}" if trained.entry().holds_prior else None
+    by = f"--defer {trained.defer}" if trained.defer else f"the loss {trained.method}"
     if trained.sampling != "instance":
         by = f"the sampling {trained.sampling}"
-    if by:
-        console.warn(
-            f"{by} has made up for the class frequencies already, and {method} does it a second "
-            "time: rare classes may be preferred now"
-        )
+    console.warn(
+        f"{by} has made up for the class frequencies already, and {method} does it a second time: "
+        "rare classes may be preferred now"
+    )

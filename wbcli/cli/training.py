@@ -81,8 +81,6 @@ def stage1_command(dataset, runs_dir, device, data_dir, skip_broken, **options):
             with wrong_usage():
                 named(runs_dir, how["name"]).must_be_new()
         settings = without_broken(settings)
-    for sentence in about_rows(settings, None):
-        console.warn(sentence)
     run_training(settings, device, runs_dir, None, **how)
 
 
@@ -99,12 +97,14 @@ def stage2_command(run, runs_dir, device, data_dir, from_tune, **options):
     """Retrain the classifier of a stage-1 run.
 
     The class-balanced loss, weight decay and MaxNorm act on the last layers; the rest is
-    frozen. Without RUN it takes the newest finished stage-1 run.
+    frozen. Another --method retrains it in another way (wbcli methods). Without RUN it takes the
+    newest finished stage-1 run.
 
     \b
     Example:
       wbcli stage2 --maxnorm 0.1
       wbcli stage2 naive --loss cb --wd 0.1 --maxnorm none
+      wbcli stage2 naive --method crt
     """
     from wbcli.training import features
 

@@ -3,6 +3,7 @@
 Legend: K classes.
 """
 
+from wbcli.config.settings import STAGE2_LOSSES
 from wbcli.methods.about import About, Figure
 from wbcli.methods.method import Group
 from wbcli.methods.plain import Plain
@@ -31,6 +32,9 @@ class WeightBalancing(Plain):
     """
 
     def __init__(self, network: Network, class_counts: list[int], *, layers: int = 1, **options):
+        if options.get("loss") not in STAGE2_LOSSES:
+            words = ", ".join(STAGE2_LOSSES)
+            raise ValueError(f"loss must be one of {words} in stage 2, got {options.get('loss')!r}")
         super().__init__(network, class_counts, **options)
         self.layers = last_layers(network, layers)
 
