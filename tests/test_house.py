@@ -1,6 +1,7 @@
 """The house: imports point down, in no circle, and no room is too long, no wing too full."""
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,14 @@ def test_no_wing_is_too_full():
         if path.name != "__init__.py":
             wings[wing] = wings.get(wing, 0) + 1
     assert [w for w, count in wings.items() if count > MAX_ROOMS and w not in FULL] == []
+
+
+def test_every_wing_is_installed():
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"][
+        "packages"
+    ]
+    folders = [path.parent for path in (ROOT / "wbcli").rglob("__init__.py")]
+    assert sorted(packages) == sorted(".".join(f.relative_to(ROOT).parts) for f in folders)
 
 
 @pytest.fixture

@@ -149,6 +149,19 @@ def test_a_frozen_backbone_stays_and_its_head_trains_on_cached_features(
     assert sum(seen) == 17 + 6 + 6, "each picture once, whatever the number of epochs"
 
 
+@pytest.mark.parametrize("method", ["wd-fr-etf", "deconfound", "ldam", "ssp"])
+def test_every_method_trains_on_a_backbone_that_stands_still(wbcli, method):
+    """Also one that looks at images, or at the features that its network gives with the logits."""
+    given = ("--arch", "resnet8", "--freeze", "backbone", "--batch-size", "64", "--epochs", "1")
+    result = wbcli("stage1", "digitslt", *given, "--method", method, "--name", "it")
+    assert result.code == 0, result.err
+    torch.manual_seed(0)
+    fresh = networks.build("resnet8", 10, 1).backbone.state_dict()
+    weights = Run(Path("runs/it")).load_weights()
+    for key, value in fresh.items():
+        assert torch.equal(weights[f"backbone.{key}"], value), key
+
+
 def test_a_frozen_network_that_starts_at_random_is_told(wbcli):
     given = ("--arch", "timm:test_resnet", "--freeze", "backbone", "--epochs", "1")
     result = wbcli("stage1", "digitslt", *given)

@@ -85,6 +85,15 @@ def _check_options(options: dict[str, Any], arch: str) -> None:
     check_optimizer(options)
 
 
+def check_layers(layers: int | None, arch: str) -> None:
+    """Raises ValueError where more than the classifier is to train of a network not of ours."""
+    if (layers or 1) > 1 and split_arch(arch):
+        raise ValueError(
+            f"--layers {layers}: which layers of {arch} are the last ones is known of our own "
+            "networks only; take --layers 1"
+        )
+
+
 def check_optimizer(options: dict[str, Any]) -> None:
     """Raises ValueError where AdamW would train with the numbers of SGD."""
     if options.get("optimizer") != "adamw":

@@ -8,7 +8,7 @@ from typing import Any
 
 from wbcli.config.checks import option_name
 from wbcli.config.methods import entry_of
-from wbcli.config.networks import check_optimizer, settle_network
+from wbcli.config.networks import check_layers, check_optimizer, settle_network
 from wbcli.config.published import published
 from wbcli.config.recipes import recipe_defaults
 from wbcli.config.settings import Config
@@ -22,7 +22,6 @@ from wbcli.config.settling import (
     start_of,
 )
 from wbcli.data import sources
-from wbcli.data.pictures.preprocessing import split_arch
 
 
 def resolve_stage1(options: dict[str, Any]) -> Config:
@@ -197,12 +196,7 @@ def _check_fits_source(source: sources.Source, options: dict[str, Any]) -> None:
 
 def _check_fits_parent(parent: Config, options: dict[str, Any]) -> None:
     """Refuse what stage 1 has settled: the network, and which images are validation images."""
-    layers = options.get("layers") or 1
-    if layers > 1 and split_arch(parent.arch):
-        raise ValueError(
-            f"--layers {layers}: which layers of {parent.arch} are the last ones is known of our "
-            "own networks only; take --layers 1"
-        )
+    check_layers(options.get("layers"), parent.arch)
     fixed = ["arch", "val_per_class"]
     if parent.val_per_class:
         fixed += ["imbalance_factor", "imbalance_type"]

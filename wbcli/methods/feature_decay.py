@@ -32,6 +32,8 @@ class FeatureDecay(Method):
         feature_decay: λ_F.
     """
 
+    takes_features = False
+
     def __init__(
         self,
         network: Network,

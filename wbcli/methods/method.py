@@ -44,6 +44,7 @@ class Method(nn.Module):
     sampling = "instance"  # the stream that --sampling replaces
     whole_batch = False  # the loss compares images of a batch, which cannot come in parts
     graphable = True  # a step can be captured as a CUDA graph: it draws nothing from a key
+    takes_features = True  # features can stand for images, where the backbone stands still
     on_features = False  # batches hold features: the classifier alone is run
     hits: Tensor  # int64 scalar: images of this epoch that were classified correctly
 

@@ -41,6 +41,7 @@ class RotationPrediction(Plain):
     """One turn an image: in each batch an equal split over the four, permuted by its key."""
 
     graphable = False  # turns are drawn on the host
+    takes_features = False
 
     def __init__(self, network: Network, class_counts: list[int], *, epochs: int = 1):
         super().__init__(network, class_counts, loss="ce", epochs=epochs)

@@ -160,7 +160,8 @@ def _view(
     """With which settings the method trains, and on which splits: on images, or where its
     classifier alone trains on cached features.
     """
-    if not features.can_cache(config) or len(method.views) > 1:
+    takes_features = method.takes_features and len(method.views) == 1
+    if not (features.can_cache(config) and takes_features):
         train = batches_of(dataset, "train", device, config.batch_size)
         if features.is_frozen(config) and config.views:
             train = features.Views(train, config.views)
