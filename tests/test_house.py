@@ -8,7 +8,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ORDER = [  # from the top down; a wing imports from itself and from what stands below it
-    *("cli", "study", "tune", "bench", "report", "deploy", "training", "evaluate", "methods"),
+    *("cli", "study", "tune", "bench", "report", "sklearn", "deploy", "training", "evaluate"),
+    *("methods",),
     *("runs", "models", "device", "config", "data.batches", "data", "data.sets"),
     *("data.pictures", "balance", "files", "console", "words"),
 ]

@@ -5,9 +5,17 @@ Weight Balancing", CVPR 2022 (arXiv 2203.14197).
 """
 
 __version__ = "0.2.0"
-__all__ = ["SGD", "max_norm_", "project", "row_norms", "sgd_max_norm_", "tau_norm_"]
+__all__ = [
+    "SGD",
+    "balanced_head",
+    "max_norm_",
+    "project",
+    "row_norms",
+    "sgd_max_norm_",
+    "tau_norm_",
+]
 
-_ROOMS = {"SGD": "optim", "project": "optim"}
+_ROOMS = {"SGD": "balance.optim", "project": "balance.optim", "balanced_head": "deploy.probe"}
 
 
 def __getattr__(name: str):
@@ -16,4 +24,4 @@ def __getattr__(name: str):
         raise AttributeError(f"module 'wbcli' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"wbcli.balance.{_ROOMS.get(name, 'ops')}"), name)
+    return getattr(import_module(f"wbcli.{_ROOMS.get(name, 'balance.ops')}"), name)

@@ -13,6 +13,7 @@ from wbcli import __version__
 from wbcli.balance import extension
 from wbcli.config import resolve as config_resolve
 from wbcli.data.pictures.preprocessing import split_arch
+from wbcli.files.arrays import free_memory
 from wbcli.words import are, counted
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
@@ -95,14 +96,7 @@ def autocast(device: torch.device, precision: str, *, cache: bool = True) -> Abs
 
 def free_bytes(device: torch.device) -> int:
     """Memory of the device that is free, as far as the system tells."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        with open("/proc/meminfo") as file:
-            fields = dict(line.split(":", 1) for line in file)
-        return 1024 * int(fields["MemAvailable"].split()[0])
-    except (OSError, KeyError):
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
 
 
 def peak_mb(device: torch.device) -> float:

@@ -24,6 +24,7 @@ COMMANDS = {  # command → module of wbcli.cli that holds it
     "reproduce": "reproduce",
     "predict": "using",
     "export": "using",
+    "features": "features",
     "runs": "measuring",
     "methods": "methods",
     "report": "report",

@@ -1,35 +1,18 @@
-"""bench op, step, train, eval, tune: speed and memory, measured here."""
-
-import re
+"""bench op, step, head, train, eval, tune: speed and memory, measured here."""
 
 import click
 
 from wbcli import console
+from wbcli.cli.bench_head import head_command
 from wbcli.cli.bench_training import ROUNDS, machine_line, train_command
 from wbcli.cli.inputs import wrong_usage
 from wbcli.cli.options import everywhere, json_option
-from wbcli.cli.parameters import Command, Count, FiniteRange
+from wbcli.cli.parameters import Command, Count, FiniteRange, Shape
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
-MAX_ELEMENTS = 2**30  # of a weight
 COLUMNS = ("shape", "clipped", "cache", "name")
 ONE = "Rows × columns of a weight"
 SHAPE = f"{ONE}; repeat for several.  [default: several]"
-
-
-class Shape(click.ParamType):
-    name = "KxD"
-
-    def convert(self, value, param, ctx):
-        if isinstance(value, tuple):
-            return value
-        match = re.fullmatch(r"(\d{1,9})[x×](\d{1,9})", value)
-        if not match or not all(int(size) > 0 for size in match.groups()):
-            self.fail(f"expected rows x columns, such as 8142x2048, got {value!r}", param, ctx)
-        shape = int(match[1]), int(match[2])
-        if shape[0] * shape[1] > MAX_ELEMENTS:
-            self.fail(f"expected at most {MAX_ELEMENTS} elements, got {value!r}", param, ctx)
-        return shape
 
 
 def bench_options(command):
@@ -178,6 +161,7 @@ def tune_command(shapes, heads, steps, rounds, as_json, device, **unused):
 
 
 bench_command.add_command(train_command)
+bench_command.add_command(head_command)
 
 
 @bench_command.command("eval", cls=Command, group="bench")

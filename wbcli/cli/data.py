@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from wbcli import console
+from wbcli.cli.features import feature_options
 from wbcli.cli.images import data_options
 from wbcli.cli.inputs import examine_files, load, read_files, take, wrong_usage
 from wbcli.cli.options import everywhere, json_option
@@ -65,6 +66,7 @@ def list_command(as_json, **unused):
 @data_command.command("show", cls=Command, group="data")
 @click.argument("name")
 @data_options
+@feature_options
 @json_option
 @everywhere
 def show_command(name, as_json, data_dir, runs_dir, device, seed, precision, **options):
@@ -103,6 +105,7 @@ def show_command(name, as_json, data_dir, runs_dir, device, seed, precision, **o
 @data_command.command("check", cls=Command, group="data")
 @click.argument("name")
 @data_options
+@feature_options
 @json_option
 @everywhere
 def check_command(name, as_json, data_dir, runs_dir, device, **options):

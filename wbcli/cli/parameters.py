@@ -1,12 +1,15 @@
 """Types of options, and commands that say where they come from."""
 
 import math
+import re
 from pathlib import Path
 
 import click
 
 from wbcli.config.networks import check_arch
 from wbcli.config.settings import ARCHS
+
+MAX_ELEMENTS = 2**30  # of a weight
 
 
 class Command(click.Command):
@@ -87,3 +90,18 @@ class NamedPath(click.Path):
         if value == "":
             self.fail("expected the name of a file or folder, got ''", param, ctx)
         return super().convert(value, param, ctx)
+
+
+class Shape(click.ParamType):
+    name = "KxD"
+
+    def convert(self, value, param, ctx):
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"(\d{1,9})[x×](\d{1,9})", value)
+        if not match or not all(int(size) > 0 for size in match.groups()):
+            self.fail(f"expected rows x columns, such as 8142x2048, got {value!r}", param, ctx)
+        shape = int(match[1]), int(match[2])
+        if shape[0] * shape[1] > MAX_ELEMENTS:
+            self.fail(f"expected at most {MAX_ELEMENTS} elements, got {value!r}", param, ctx)
+        return shape

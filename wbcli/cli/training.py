@@ -7,6 +7,7 @@ import click
 
 from wbcli import console
 from wbcli.cli.choosing import head_options, method_options
+from wbcli.cli.features import feature_options
 from wbcli.cli.images import data_options, imbalance_options
 from wbcli.cli.inputs import (
     find_parent,
@@ -37,6 +38,7 @@ from wbcli.runs.find import create, find, named, weights_of
 @click.command("stage1", cls=Command)
 @click.argument("dataset")
 @data_options
+@feature_options
 @click.option("--bottleneck", type=int, help="Width of a linear layer before the classifier.")
 @click.option(
     "--init",
@@ -55,7 +57,7 @@ def stage1_command(dataset, runs_dir, device, data_dir, skip_broken, **options):
     """Train the network on a long-tailed data set.
 
     DATASET is a name (wbcli data list), or a folder of train/CLASS/ and test/CLASS/ pictures, or
-    of train.csv and test.csv.
+    of train.csv and test.csv, or a file of features (.npz, .safetensors).
 
     \b
     Example:

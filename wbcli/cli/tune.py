@@ -9,6 +9,7 @@ import click
 
 from wbcli import console
 from wbcli.cli.choosing import head_options, method_options
+from wbcli.cli.features import feature_options
 from wbcli.cli.images import data_options, imbalance_options
 from wbcli.cli.inputs import (
     find_parent,
@@ -56,6 +57,7 @@ def tune_command():
 @click.argument("dataset")
 @search_options("stage1", trials=20, round_size=1)
 @data_options
+@feature_options
 @method_options(1)
 @network_options
 @setting_options

@@ -34,11 +34,12 @@ from wbcli.words import counted
 )
 @everywhere
 def predict_command(run, given, top, as_json, as_csv, runs_dir, device, precision, data_dir, seed):
-    """Classify one's own pictures with a run.
+    """Classify one's own pictures with a run, or features with a run that was trained on such.
 
     Probabilities have the temperature that was fitted on the run's validation images; a run
     without them gives scores. Folders are searched for pictures. Files that cannot be read are
-    named with the reason, and it then exits with 1.
+    named with the reason, and it then exits with 1. Of a file of features (.npz, .safetensors) it
+    takes the array features, and no labels.
 
     \b
     Example:
@@ -53,10 +54,14 @@ def predict_command(run, given, top, as_json, as_csv, runs_dir, device, precisio
         device = devices.resolve(device)
         run = find(runs_dir, run)
         precision = devices.resolve_precision(precision, device, run.config().recipe)
-    paths, notes = predict.find_pictures(list(given))
-    for note in notes:
-        console.warn(note)
     model = predict.load(run)
+    paths, tables = [], []
+    if model.source.features:
+        tables = [(p, t) for p in given for t in _features_of(p, model, run)]
+    else:
+        paths, notes = predict.find_pictures(list(given))
+        for note in notes:
+            console.warn(note)
     devices.prepare(device, precision, 0, deterministic=False)
     if model.temperature is None:
         console.warn(
@@ -64,12 +69,18 @@ def predict_command(run, given, top, as_json, as_csv, runs_dir, device, precisio
             "these are scores (logits), no probabilities"
         )
     images, broken = [], []
-    for path, answer in predict.predict(model, paths, device, precision, top):
+    pictures = predict.predict(model, paths, device, precision, top) if paths else ()
+    for path, answer in pictures:
         if isinstance(answer, str):
             console.warn(f"{path}: {answer}")
             broken.append({"file": str(path), "reason": answer})
         else:
             images.append({"file": str(path), "top": answer})
+    for path, table in tables:
+        several = {"array": table.name} if table.name != "features" else {}
+        answers = predict.predict_rows(model, table, device, precision, top)
+        for row, answer in enumerate(answers):
+            images.append({"file": str(path), **several, "row": row, "top": answer})
     reference = reference_to(run, runs_dir)
     value = "score" if model.temperature is None else "probability"
     if as_json:
@@ -90,13 +101,34 @@ def _print_csv(images: list[dict], broken: list[dict], value: str) -> None:
     writer.writerow(["file", "rank", "class", "name", value, "reason"])
     for image in images:
         for rank, found in enumerate(image["top"], start=1):
-            writer.writerow([image["file"], rank, found["class"], found["name"], found[value], ""])
+            writer.writerow([_place(image), rank, found["class"], found["name"], found[value], ""])
     writer.writerows([file["file"], "", "", "", "", file["reason"]] for file in broken)
+
+
+def _place(image: dict) -> str:
+    """Where a picture is, or a row of features."""
+    if "row" not in image:
+        return image["file"]
+    array = f":{image['array']}" if "array" in image else ""
+    return f"{image['file']}{array}[{image['row']}]"
+
+
+def _features_of(path: Path, model, run: Run) -> list:
+    from wbcli.data import features
+
+    if not features.is_one(path):
+        raise ValueError(
+            f"{path}: run {run.name} was trained on features, so it takes a file of them "
+            f"({', '.join(features.SUFFIXES)}), which wbcli features writes, and no pictures"
+        )
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such file")
+    return features.read_unlabelled(path, model.config.num_features, run.name)
 
 
 def _print_table(images: list[dict], value: str) -> None:
     rows = [
-        ["" if rank else image["file"], found["class"], found["name"], f"{found[value]:.4f}"]
+        ["" if rank else _place(image), found["class"], found["name"], f"{found[value]:.4f}"]
         for image in images
         for rank, found in enumerate(image["top"])
     ]

@@ -21,6 +21,9 @@ BOUNDS: dict[str, dict[str, float]] = {
     "step_factor": {"above": 0, "high": 1},
     "views": {"low": 1},
     "bottleneck": {"low": 1},
+    "num_features": {"low": 1},
+    "val": {"low": 0, "below": 1},
+    "test": {"low": 0, "below": 1},
     "radius": {"above": 0},
     "maxnorm": {"low": 0, "high": 1},
     "crop_fraction": {"above": 0, "high": 1},
@@ -33,6 +36,7 @@ LARGEST = {  # more can only be a mistake: it never ends, fills the memory, or i
     "val_per_class": 10**6,
     "views": 10**4,
     "bottleneck": 2**16,
+    "num_features": 2**24,
     "wd": 1e30,
     "lr": 1e30,
     "radius": 1e30,
@@ -53,6 +57,7 @@ NO_OPTION += (
     "std",
     "crop_fraction",
     "interpolation",
+    "num_features",
 )  # settings that have none of their name
 
 

@@ -76,7 +76,10 @@ _FINETUNE_STAGE2 = _LARGE_STAGE2 | sourced(
 )
 _OURS = {"epochs": 200, "batch_size": 64, "lr": 0.01}  # where the paper trained nothing
 
+_LINEAR = {"arch": "linear", "epochs": 50, "lr": 0.01, "wd": 5e-4, "batch_size": 64}
+
 FOLDER = "folder"  # of one's own pictures, whatever its name
+FEATURES = "features"  # a file of them
 DEFAULTS: dict[tuple[str, str, str], dict[str, Default]] = {
     ("paper", "cifar100lt", "stage1"): _PAPER_STAGE1,
     ("paper", "cifar100lt", "stage2"): _PAPER_STAGE2,
@@ -101,6 +104,8 @@ DEFAULTS: dict[tuple[str, str, str], dict[str, Default]] = {
     ("paper", FOLDER, "stage2"): _LARGE_STAGE2 | sourced("o", batch_size=64),
     ("finetune", FOLDER, "stage1"): _FINETUNE_STAGE1,
     ("finetune", FOLDER, "stage2"): _FINETUNE_STAGE2,
+    ("paper", FEATURES, "stage1"): _PAPER_STAGE1 | sourced("o", **_LINEAR),
+    ("paper", FEATURES, "stage2"): _PAPER_STAGE2 | sourced("o", batch_size=64, **_FASHION_STAGE2),
     ("released", "cifar100lt", "stage1"): _RELEASED_STAGE1,
     ("released", "cifar100lt", "stage2"): _RELEASED_STAGE2,
     ("released", "cifar10lt", "stage1"): _RELEASED_STAGE1,
@@ -117,6 +122,8 @@ def recipe_defaults(recipe: str, dataset: str, stage: str) -> dict[str, Any]:
     """Every setting of the recipe; `finetune` is one for all data sets."""
     recipe = "paper" if recipe == "published" else recipe  # where a method says nothing
     known = dataset if dataset in sources.SOURCES and recipe != "finetune" else FOLDER
+    if sources.find(dataset).features:
+        known = FEATURES
     if (recipe, known, stage) not in DEFAULTS:
         raise ValueError(
             f"--recipe {recipe}: the released code says nothing of {dataset}; use --recipe paper"

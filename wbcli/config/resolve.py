@@ -4,6 +4,7 @@ Options that the user did not give are None until `resolve_stage1`, `resolve_sta
 `resolve_normalize` fills them.
 """
 
+from pathlib import Path
 from typing import Any
 
 from wbcli.config.checks import option_name
@@ -21,7 +22,7 @@ from wbcli.config.settling import (
     settle_method,
     start_of,
 )
-from wbcli.data import sources
+from wbcli.data import features, sources
 
 
 def resolve_stage1(options: dict[str, Any]) -> Config:
@@ -35,6 +36,8 @@ def resolve_stage1(options: dict[str, Any]) -> Config:
     source = sources.find(options["dataset"])
     _check_fits_source(source, options)
     check_one_constraint(options)
+    if source.features:
+        _settle_features(Path(options["data_dir"]) / options["dataset"], options)
     recipe = options.get("recipe") or ("finetune" if options.get("pretrained") else "paper")
     defaults = recipe_defaults(recipe, source.name, "stage1")
     options = {
@@ -159,6 +162,10 @@ def _inherited(parent: Config, parent_name: str) -> dict[str, Any]:
         "image_size",
         "fit",
         "left_out",
+        "num_features",
+        "normalise",
+        "val",
+        "test",
         "bottleneck",
         "init",
         "mean",
@@ -174,6 +181,15 @@ def _inherited(parent: Config, parent_name: str) -> dict[str, Any]:
 
 def _check_fits_source(source: sources.Source, options: dict[str, Any]) -> None:
     """Refuse what the data set settles, or has of its own."""
+    if source.features != (options.get("arch", "linear") == "linear") and "arch" in options:
+        what = "features, whose network is linear" if source.features else "pictures, no features"
+        raise ValueError(f"--arch {options['arch']}: {source.name} has {what}")
+    for key in ("normalise", "val", "test") if not source.features else ():
+        if key in options:
+            raise ValueError(f"--{key}: it is for a file of features, {source.name} has pictures")
+    for key in ("image_size", "fit", "aug") if source.features else ():
+        if options.get(key) not in (None, "basic", "none"):
+            raise ValueError(f"--{key.replace('_', '-')}: {source.name} has features, no pictures")
     for key in ("image_size", "fit"):
         if source.image_size is None and key in options:
             size = "×".join(map(str, source.image[1:]))
@@ -192,6 +208,25 @@ def _check_fits_source(source: sources.Source, options: dict[str, Any]) -> None:
                     f"--{key.replace('_', '-')}: all of {source.name} trains unless "
                     "--imbalance-factor is given, too"
                 )
+
+
+def _settle_features(path: Path, options: dict[str, Any]) -> None:
+    """Put in place what a file of features says of itself, and the shares of a single pair."""
+    width, pair = features.layout_of(path)
+    options |= {"num_features": width, "normalise": options.get("normalise", "none")}
+    if pair:
+        shares = features.SHARES | ({"val": 0.0} if options.get("val_per_class") else {})
+        for key, share in shares.items():
+            options.setdefault(key, share)
+        if not 0 < options["val"] + options["test"] < 1:
+            raise ValueError(
+                f"--val {options['val']:g} and --test {options['test']:g}: expected shares that "
+                "together are above 0 and below 1"
+            )
+        return
+    for key in features.SHARES:
+        if key in options:
+            raise ValueError(f"--{key}: it divides {features.PAIR}; {path.name} is divided already")
 
 
 def _check_fits_parent(parent: Config, options: dict[str, Any]) -> None:

@@ -22,6 +22,8 @@ STAGES = {"stage1": 1, "stage2": 2, "normalize": 0}  # the stage of their method
 LOSSES = ("ce", "cb", "cb-bce", "focal", "cb-focal")
 STAGE2_LOSSES = (*LOSSES, "balanced-softmax", "logit-adjustment")
 ARCHS = ("resnet8", "resnet20", "resnet32", "resnet32x4", "resnet34", "resnet50", "resnext50")
+ARCHS += ("linear",)  # of features
+NORMALISATIONS = ("none", "l2", "standard")
 PRECISIONS = ("auto", "fp32", "tf32", "bf16")
 LAYERS = ("1", "2", "5")
 OPTIMIZERS = ("sgd", "adamw")
@@ -37,6 +39,7 @@ CHOICES: dict[str, tuple] = {  # where a setting can have these values only
     "subset": ("first", "shuffled"),
     "fit": FITS,
     "init": ("he", "conv-default"),
+    "normalise": NORMALISATIONS,
     "precision": PRECISIONS[1:],
     "loss": LOSSES,
     "cosine_end": ("from-lr", "to-zero"),
@@ -83,6 +86,10 @@ class Config:
     image_size: int | None = None  # side of the crops of pictures on disk
     fit: str = "crop"  # how these become squares
     left_out: tuple[str, ...] | None = None  # broken files, by --skip-broken
+    num_features: int | None = None  # of a file of features: how many stand in a row
+    normalise: str | None = None  # what is done with such a row first
+    val: float | None = None  # shares of a single pair of features and labels
+    test: float | None = None
     bottleneck: int | None = None
     init: str = "he"
     init_from: str | None = None  # --init: a run, or a file of weights, to start from
@@ -167,6 +174,8 @@ class Config:
             check_limits(*self.limits)
         if self.stage == "normalize" and self.tau is None and self.method == "tau":
             raise ValueError("--tau is missing: a normalize run divides by norms to its power")
+        if self.arch == "linear" and (self.layers or 1) > 1 + bool(self.bottleneck):
+            raise ValueError(f"--layers {self.layers}: a linear network on features has one layer")
         self.entry()
         check_arch(self.arch, ARCHS)
         for key in ("mean", "std"):

@@ -21,6 +21,7 @@ from wbcli.words import are, composed, counted, printable
 
 MAX_PACKED = 1 << 28  # bytes; iNaturalist 2018's 437,513 names are 12 million
 MAX_RATIO = 200  # of unpacked bytes to packed ones; made-up lists in one class have 60
+DIGESTED = 1024  # images at a time
 MAX_COUNT = 1 << 53  # above all whole numbers of a record
 SPLITS = ("train", "val")
 SHAPE = "train and val, each with names or indices, and labels; unused counts"
@@ -94,10 +95,16 @@ class Chosen(NamedTuple):
         kinds = {part.digest is None for part in (self.train, self.val) if part}
         return kinds.pop() if len(kinds) == 1 else None
 
-    def twice(self) -> str:
-        """A name or an index that stands there a second time; empty where none does."""
+    def twice(self, apart: bool = False) -> str:
+        """A name or an index that stands there a second time; empty where none does.
+
+        Args:
+            apart: the images held out are no training images of the data set, and have indices of
+                their own.
+        """
         seen: set = set()
         for part in filter(None, (self.train, self.val)):
+            seen = set() if apart and part.digest is not None else seen
             for key in part.keys.tolist():
                 if key in seen:
                     return printable(os.fsdecode(key)) if part.digest is None else f"index {key}"
@@ -106,12 +113,15 @@ class Chosen(NamedTuple):
 
     def new(self, splits: Iterable[tuple[np.ndarray | Pictures, np.ndarray]]) -> np.ndarray:
         """How many images of each class these splits have that it did not know, int64 [K]."""
+        splits = list(splits)
         known: set = set()
         for part in filter(None, (self.train, self.val)):
             known.update(_places(part.keys) if part.digest is None else part.keys.tolist())
         now = np.zeros(len(self.unused), dtype=np.int64)
-        for images, labels in splits:
+        for part, (images, labels) in zip((self.train, self.val), splits, strict=False):
             keys = range(len(labels))
+            if part and part.digest is not None and splits[1:]:  # each has indices of its own
+                known = set(part.keys.tolist())
             if isinstance(images, Pictures):
                 keys = map(_composed, images.names.tolist())
             others = labels[np.array([key not in known for key in keys], dtype=bool)]
@@ -275,6 +285,7 @@ def _integers(values: object, what: str) -> np.ndarray:
 
 def _digest(images: np.ndarray, labels: np.ndarray) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(np.ascontiguousarray(images))
+    for start in range(0, len(images), DIGESTED):  # features are read as they are needed
+        digest.update(np.ascontiguousarray(images[start : start + DIGESTED]))
     digest.update(np.ascontiguousarray(labels, dtype="<i8"))
     return digest.hexdigest()

@@ -10,22 +10,23 @@ from pathlib import Path
 
 import numpy as np
 
-from wbcli.data import longtail, sources
+from wbcli.data import features, longtail, sources
 from wbcli.data.chosen import Chosen, Images
 from wbcli.data.left_out import usable
 from wbcli.data.pictures.decoding import Pictures
 from wbcli.files.readers import Arrays, Content
+from wbcli.files.rows import Rows
 
 # What chooses the images of a run, in `load` and in its Config.
 SELECTION = ("imbalance_factor", "imbalance_type", "subset", "val_per_class")
-SELECTION += ("limits", "image_size", "fit", "left_out")
+SELECTION += ("limits", "image_size", "fit", "left_out", "val", "test")
 
 
 @dataclass(frozen=True)
 class Split:
-    """images uint8 [N, C, H, W] or N pictures on disk, labels int64 [N]."""
+    """images uint8 [N, C, H, W], N pictures on disk or N rows of features; labels int64 [N]."""
 
-    images: np.ndarray | Pictures
+    images: np.ndarray | Pictures | Rows
     labels: np.ndarray
 
 
@@ -132,6 +133,8 @@ def load(
     image_size: int | None = None,
     fit: str = "crop",
     left_out: tuple[str, ...] | None = None,
+    val: float | None = None,
+    test: float | None = None,
     content: Content | None = None,
     as_before: bool = False,
 ) -> Dataset:
@@ -149,6 +152,7 @@ def load(
         image_size: side of the squares of pictures on disk; None takes the set's.
         fit: how they become squares: `crop`, `pad` or `squash`.
         left_out: files that are treated as if they were not there.
+        val, test: shares of a single pair of features and labels (`features.divided`).
         content: what `read` found, where it was read before.
         as_before: take the smallest class for n_max and class 0 for the head, as wbcli 0.1.0 did.
 
@@ -159,7 +163,8 @@ def load(
         FileNotFoundError: files neither present nor to be downloaded.
     """
     source = sources.find(name)
-    content = usable(content or read(name, data_dir), name, set(left_out or ()))
+    content = features.divided(content or read(name, data_dir), val, test)
+    content = usable(content, name, set(left_out or ()))
     labels = content.train[1]
     num_classes = len(content.class_names)
     if content.val and val_per_class and content.val_folder != "val":
@@ -171,7 +176,7 @@ def load(
     orders = longtail.class_orders(labels, num_classes, subset)
     counts = [len(order) for order in orders]
     if imbalance_factor is not None:
-        ranks = longtail.ranks_by_count(counts) if source.image_size else None
+        ranks = longtail.ranks_by_count(counts) if source.image_size or source.features else None
         n_max = source.n_max
         if as_before:
             ranks, n_max = None, min(counts)
@@ -180,10 +185,10 @@ def load(
         )
     parts = longtail.split_validation(orders, counts, val_per_class)
     train, held_out = (np.concatenate(part) for part in parts)
-    val = Split(*content.val) if content.val else None
-    val_images = val and Images.of(*content.val, np.arange(len(val.labels)))
+    val_split = Split(*content.val) if content.val else None
+    val_images = val_split and Images.of(*content.val, np.arange(len(val_split.labels)))
     if val_per_class:
-        val, val_images = take(content.train, held_out), Images.of(*content.train, held_out)
+        val_split, val_images = take(content.train, held_out), Images.of(*content.train, held_out)
     there = np.array([len(order) for order in orders])
     taken = [sum(map(len, of_class)) for of_class in zip(*parts, strict=True)]
     return Dataset(
@@ -191,7 +196,7 @@ def load(
         source=source,
         train=take(content.train, train),
         test=Split(*content.test) if content.test else None,
-        val=val,
+        val=val_split,
         class_names=content.class_names,
         class_counts=[len(part) for part in parts[0]],
         original_counts=counts,

@@ -50,12 +50,13 @@ class Record:
             f"wbcli did not record it: {unchecked}"
         )
 
-    def contradiction(self, by_name: bool, once: bool) -> str:
+    def contradiction(self, by_name: bool, once: bool, apart: bool) -> str:
         """What of it cannot be true; empty where nothing is.
 
         Args:
             by_name: the images of this data set are known by their names.
             once: none stands twice in it, as it may in a list.
+            apart: see `Chosen.twice`.
         """
         if self.class_counts and self.original_counts:
             pairs = enumerate(zip(self.original_counts, self.class_counts, strict=True))
@@ -76,7 +77,7 @@ class Record:
         if self.images.named() is not by_name:
             kinds = ("names", "indices") if by_name else ("indices", "names")
             return "images.json.gz has {1} where this data set has {0}".format(*kinds)
-        if once and (key := self.images.twice()):
+        if once and (key := self.images.twice(apart)):
             return f"images.json.gz has {key} twice"
         return ""
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from wbcli.data import chosen, longtail, record, sources
+from wbcli.data import chosen, features, longtail, record, sources
 from wbcli.data.datasets import SELECTION, Dataset, Split, load, read, take, without_val
 from wbcli.data.left_out import no_test_pictures, usable
 from wbcli.data.record import Record
@@ -63,6 +63,7 @@ def _as_before(config, recorded: Record, content: Content) -> Dataset | None:
 def _as_recorded(config, recorded: Record, content: Content) -> Dataset:
     """The data set with the images that trained a run and those that it held out."""
     source = sources.of_run(config)
+    content = features.divided(content, config.val, config.test)
     left_out = no_test_pictures(content) | set(config.left_out or ())
     content = usable(content, config.dataset, left_out, whole=False)
     held_out_of = content.train if config.val_per_class else content.val

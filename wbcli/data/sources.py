@@ -1,10 +1,12 @@
 """The data sets: one table of what holds for each, apart from its pictures."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from wbcli.data import features
 from wbcli.data.pictures.decoding import EVAL_FRACTION
 from wbcli.data.sets import cifar, digits, fashion, folder, split_lists
 from wbcli.files.readers import Content
@@ -18,13 +20,14 @@ class Source:
     `flip` say how its images are augmented. On disk (`image_size`): long-tailed as it is
     (`imbalance_factor` None), and the largest class the head of a subset; its pictures are decoded
     by workers with random resized crops and flips, and measured by the centre that has
-    `crop_fraction` of the shorter side.
+    `crop_fraction` of the shorter side. A file of features (`features`) is long-tailed as it is,
+    too; what would be said of pixels is empty.
     """
 
     name: str
     title: str
     needs: str  # where its files come from
-    image: tuple[int, int, int]  # C, H, W
+    image: tuple[int, ...]  # C, H, W
     num_classes: int | None  # None: as many as there are folders
     imbalance_factor: float | None
     limits: dict[str, int]
@@ -40,10 +43,13 @@ class Source:
     has_val: bool | None = False  # validation images of its own; None: if its folder has them
     crop_fraction: float = EVAL_FRACTION
     interpolation: str = "bilinear"
+    features: bool = False  # vectors in a file in the place of images
 
 
 def find(name: str) -> Source:
-    """The source of that name; any other name is that of a folder of one's own."""
+    """The source of that name; any other is that of a file of features or a folder of one's own."""
+    if features.is_one(Path(name)):
+        return _features(name)
     return SOURCES.get(name) or _folder(name)
 
 
@@ -57,7 +63,8 @@ def of_run(config) -> Source:
 
 
 def locate(dataset: str, data_dir: str) -> tuple[str, str]:
-    """Name and data folder of what a user calls a data set: a name, or a folder's path.
+    """Name and data folder of what a user calls a data set: a name, or the path of a folder, or
+    of a file of features.
 
     Raises:
         ValueError: it is neither.
@@ -67,14 +74,16 @@ def locate(dataset: str, data_dir: str) -> tuple[str, str]:
     for path in (Path(dataset), Path(data_dir) / dataset):
         if path.is_dir():
             path = path.resolve()
-            if path.name in SOURCES or not path.name:
+            if path.name in SOURCES or not path.name or features.is_one(path):
                 raise ValueError(
                     f"{path}: a folder of one's own needs a name of its own, rename it"
                 )
             return path.name, str(path.parent)
+        if features.is_one(path) and path.is_file():
+            return path.name, os.path.dirname(os.path.abspath(path))
     raise ValueError(
         f"unknown data set {dataset!r}: choose one of {', '.join(SOURCES)}, "
-        f"or name a folder with {folder.LAYOUT}"
+        f"name a folder with {folder.LAYOUT}, or {features.LAYOUT}"
     )
 
 
@@ -121,6 +130,24 @@ def _folder(name: str) -> Source:
         fetch=partial(folder.fetch, name=name),
         has_val=None,
         **_ON_DISK,
+    )
+
+
+def _features(name: str) -> Source:
+    return Source(
+        name=name,
+        title="features",
+        needs=features.LAYOUT,
+        image=(),
+        num_classes=None,
+        imbalance_factor=None,
+        limits=_ON_DISK["limits"],
+        mean=(),
+        std=(),
+        read=partial(features.read, name=name),
+        fetch=partial(features.fetch, name=name),
+        has_val=None,
+        features=True,
     )
 
 

@@ -1,9 +1,9 @@
 """A run's network as one file for other programs: ONNX, torch.export or safetensors.
 
-The file takes uint8 images [B, C, H, W], cropped and resized as its metadata says, and gives
-logits [B, K]; normalisation is inside, and so is the mean over mirror images for a run whose
-recipe has it. Safetensors hold weights alone: `tta` of their metadata asks for that mean. The file
-is loaded again and compared before it counts.
+The file takes uint8 images [B, C, H, W], cropped and resized as its metadata says (or of a run on
+features float32 [B, D]), and gives logits [B, K]; normalisation is inside, and so is the mean over
+mirror images for a run whose recipe has it. Safetensors hold weights alone: `tta` of their metadata
+asks for that mean. The file is loaded again and compared before it counts.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ TOLERANCE = 1e-4  # of the largest logit; float32 sums differ in their order
 IMAGES = 16  # real ones that are compared
 KEY = "wbcli"  # of the metadata
 
-Logits = Callable[[Tensor], Tensor]  # uint8 [B, C, H, W] → float32 [B, K]
+Logits = Callable[[Tensor], Tensor]  # uint8 [B, C, H, W], float32 [B, D] → float32 [B, K]
 
 
 class Exported(nn.Module):
@@ -77,6 +77,8 @@ def export(model: Model, run_name: str, form: str, path: Path, images: Tensor) -
         "torch": (_write_torch, _read_torch),
         "safetensors": (_write_safetensors, _read_safetensors),
     }[form]
+    if model.source.features:  # whose normalisation is in the network
+        exported = network
     with replacing(path) as partial:
         write(exported, images[:2], about, partial)
         verified_with, logits = read(partial)
@@ -94,33 +96,43 @@ def export(model: Model, run_name: str, form: str, path: Path, images: Tensor) -
 
 def metadata(model: Model, run_name: str) -> dict[str, Any]:
     """What the file says of itself, as JSON under the key `wbcli`."""
-    channels, height, width = model.image
-    crop = f"centre, resized to {height}×{width} (bilinear)"
-    crop = model.fit.describe(height) if model.fit else crop
-    mirrored = ", mean of the image's and of its mirror image's" if model.config.tta else ""
-    return {
+    common = {
         "wbcli": __version__,
         "run": run_name,
         "arch": model.config.arch,
         "bottleneck": model.config.bottleneck,
         "heads": model.config.heads,
         "class_names": model.class_names,
-        "input": f"uint8 [B, {channels}, {height}, {width}], {'RGB' if channels == 3 else 'grey'}",
-        "image": [channels, height, width],
-        "transparency": "laid on white, before it is cropped and resized",
-        "fit": model.fit.how if model.fit else "crop",
-        "fill": model.fit and model.fit.fill,
-        "crop": crop,
+        "image": list(model.image),
         "mean": list(model.source.mean),
         "std": list(model.source.std),
         "tta": model.config.tta,
-        "output": f"logits [B, K]{mirrored}; probabilities are softmax(logits / temperature)",
         "temperature": model.temperature,
+    }
+    softmax = "probabilities are softmax(logits / temperature)"
+    if model.source.features:
+        return common | {
+            "input": f"float32 [B, {model.config.num_features}]",
+            "normalise": model.config.normalise,
+            "output": f"logits [B, K]; {softmax}",
+        }
+    channels, height, width = model.image
+    crop = f"centre, resized to {height}×{width} (bilinear)"
+    mirrored = ", mean of the image's and of its mirror image's" if model.config.tta else ""
+    return common | {
+        "input": f"uint8 [B, {channels}, {height}, {width}], {'RGB' if channels == 3 else 'grey'}",
+        "transparency": "laid on white, before it is cropped and resized",
+        "fit": model.fit.how if model.fit else "crop",
+        "fill": model.fit and model.fit.fill,
+        "crop": model.fit.describe(height) if model.fit else crop,
+        "output": f"logits [B, K]{mirrored}; {softmax}",
     }
 
 
 def real_images(dataset: datasets.Dataset) -> Tensor:
-    """Some images of what is measured as the network takes them, uint8 [B, C, H, W]."""
+    """Some images of what is measured as the network takes them, uint8 [B, C, H, W]; or rows of
+    features, float32 [B, D].
+    """
     split = dataset.split(dataset.measured)
     index = np.linspace(0, len(split.labels) - 1, IMAGES).astype(int)
     if isinstance(split.images, Pictures):
@@ -128,25 +140,29 @@ def real_images(dataset: datasets.Dataset) -> Tensor:
         decoder = Decoder(split, dataset.image_size, fit)
         images = [decoder(0, IN_ORDER, i).transpose(2, 0, 1) for i in index.tolist()]
         return torch.from_numpy(np.stack(images))
-    return torch.from_numpy(split.images[index])
+    return torch.from_numpy(np.asarray(split.images[index]))
 
 
 def made_up_images(model: Model) -> Tensor:
-    """Noise in the place of test images that are not there, uint8 [B, C, H, W]; always the same."""
+    """Noise in the place of test images that are not there, as `real_images`; always the same."""
     generator = torch.Generator().manual_seed(0)
+    if model.source.features:
+        return torch.randn(IMAGES, *model.image, generator=generator)
     return torch.randint(0, 256, (IMAGES, *model.image), dtype=torch.uint8, generator=generator)
 
 
 @torch.no_grad()
 def _compare(model: Model, images: Tensor, logits: Logits) -> float:
     """Largest difference over the largest logit, in batches of 1, 2 and the rest."""
-    normalise = Normalise(model.source, torch.device("cpu"))
-    expected = logits_of(model.network, normalise(images.permute(0, 2, 3, 1)), model.config.tta)
+    taken = images
+    if not model.source.features:
+        taken = Normalise(model.source, torch.device("cpu"))(images.permute(0, 2, 3, 1))
+    expected = logits_of(model.network, taken, model.config.tta)
     found = torch.cat([logits(part) for part in images.split([1, 2, len(images) - 3])])
     return ((found - expected).abs().max() / expected.abs().max()).item()
 
 
-def _write_onnx(exported: Exported, images: Tensor, about: dict[str, Any], path: Path) -> None:
+def _write_onnx(exported: nn.Module, images: Tensor, about: dict[str, Any], path: Path) -> None:
     import onnx
 
     with _quiet():
@@ -155,9 +171,9 @@ def _write_onnx(exported: Exported, images: Tensor, about: dict[str, Any], path:
             (images,),
             dynamo=True,
             verbose=False,
-            input_names=["images"],
+            input_names=[_input(about)],
             output_names=["logits"],
-            dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
+            dynamic_shapes=_shapes(),
         )
     content = program.model_proto
     entry = content.metadata_props.add()
@@ -174,15 +190,24 @@ def _read_onnx(path: Path) -> tuple[str, Logits | None]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
     return f"onnxruntime {onnxruntime.__version__}", lambda images: torch.from_numpy(
-        session.run(["logits"], {"images": images.numpy()})[0]
+        session.run(["logits"], {name: images.numpy()})[0]
     )
 
 
-def _write_torch(exported: Exported, images: Tensor, about: dict[str, Any], path: Path) -> None:
-    shapes = {"images": {0: torch.export.Dim("batch", min=1)}}
+def _input(about: dict[str, Any]) -> str:
+    return "images" if len(about["image"]) > 1 else "features"
+
+
+def _shapes() -> tuple[dict]:
+    """Of the one input: any number of images."""
+    return ({0: torch.export.Dim("batch", min=1)},)
+
+
+def _write_torch(exported: nn.Module, images: Tensor, about: dict[str, Any], path: Path) -> None:
     with _quiet():
-        program = torch.export.export(exported, (images,), dynamic_shapes=shapes)
+        program = torch.export.export(exported, (images,), dynamic_shapes=_shapes())
         with path.open("wb") as file:
             torch.export.save(program, file, extra_files={KEY: json.dumps(about)})
 
@@ -193,11 +218,12 @@ def _read_torch(path: Path) -> tuple[str, Logits]:
 
 
 def _write_safetensors(
-    exported: Exported, images: Tensor, about: dict[str, Any], path: Path
+    exported: nn.Module, images: Tensor, about: dict[str, Any], path: Path
 ) -> None:
     from safetensors.torch import save
 
-    weights = {key: value.contiguous() for key, value in exported.network.state_dict().items()}
+    network = getattr(exported, "network", exported)
+    weights = {key: value.contiguous() for key, value in network.state_dict().items()}
     content = save(weights, {KEY: json.dumps(about, ensure_ascii=False)})
     path.write_bytes(content)  # by save_file nobody but the owner could read it
 
@@ -213,10 +239,13 @@ def _read_safetensors(path: Path) -> tuple[str, Logits]:
         len(about["class_names"]),
         about["image"][0],
         bottleneck=about["bottleneck"],
-        image_size=about["image"][1],
+        image_size=about["image"][-1],
         heads=about["heads"],
+        normalise=about.get("normalise"),
     )
     network.load_state_dict(weights)
+    if about["arch"] == "linear":
+        return "safetensors", network.eval()
     rebuilt = Exported(network, about["mean"], about["std"], about["tta"]).eval()
     return "safetensors", rebuilt
 

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from wbcli.config.settings import Config
 from wbcli.data import recorded, sources
 from wbcli.data.batches.batch import Normalise
+from wbcli.data.features import Unlabelled
 from wbcli.data.pictures import decoding
 from wbcli.data.pictures.decoding import EXTENSIONS, BrokenPicture
 from wbcli.data.pictures.fitting import Fit
@@ -50,8 +51,10 @@ class Model:
         return Fit.of(self.source, self.config.fit) if self.config.image_size else None
 
     @property
-    def image(self) -> tuple[int, int, int]:
-        """(C, H, W) of what the network takes."""
+    def image(self) -> tuple[int, ...]:
+        """(C, H, W) of what the network takes; (D,) of features."""
+        if self.config.num_features:
+            return (self.config.num_features,)
         size = self.config.image_size
         return (3, size, size) if size else self.source.image
 
@@ -145,18 +148,40 @@ def predict(
     validation images, or without one {"class", "name", "score"}: its logit.
     """
     network = model.network.to(device, memory_format=torch.channels_last).eval()
+    for part, images, broken in read_pictures(model, paths, device):
+        answers = iter(())
+        if images is not None:
+            with autocast(device, precision):
+                logits = metrics.logits_of(network, images, model.config.tta)
+            answers = iter(_best(model, logits, top))
+        for path, reason in zip(part, broken, strict=True):
+            yield path, reason or next(answers)
+
+
+@torch.no_grad()
+def predict_rows(
+    model: Model, given: Unlabelled, device: torch.device, precision: str, top: int
+) -> Iterator[list[dict[str, Any]]]:
+    """The `top` classes of each row of features, as `predict` gives those of pictures."""
+    network = model.network.to(device).eval()
+    for rows in given.rows.chunks():
+        with autocast(device, precision):
+            logits = metrics.logits_of(network, torch.from_numpy(rows).to(device), False)
+        yield from _best(model, logits, top)
+
+
+def read_pictures(
+    model: Model, paths: list[Path], device: torch.device
+) -> Iterator[tuple[list[Path], torch.Tensor | None, list[str | None]]]:
+    """Some of the paths at a time: the normalised images [≤ B, C, H, W] of those that are whole
+    pictures (None: none is), and for each path the reason why it is none, or None.
+    """
     normalise = Normalise(model.source, device)
     parts = [slice(start, start + BATCH) for start in range(0, len(paths), BATCH)]
     for part, batch in zip(parts, by_workers(Files(paths, model), parts), strict=True):
         whole = [image for image in batch if not isinstance(image, str)]
-        answers = iter(())
-        if whole:
-            images = normalise(torch.from_numpy(np.stack(whole)).to(device))
-            with autocast(device, precision):
-                logits = metrics.logits_of(network, images, model.config.tta)
-            answers = iter(_best(model, logits, top))
-        for path, image in zip(paths[part], batch, strict=True):
-            yield path, image if isinstance(image, str) else next(answers)
+        images = normalise(torch.from_numpy(np.stack(whole)).to(device)) if whole else None
+        yield paths[part], images, [image if isinstance(image, str) else None for image in batch]
 
 
 def _best(model: Model, logits: torch.Tensor, top: int) -> list[list[dict[str, Any]]]:

@@ -75,6 +75,8 @@ def evaluate_run(
     dataset.split(split)  # must be there, and be the run's
     for note in [*dataset.notes, *dataset.changes]:
         on_note(note)
+    if tta and dataset.source.features:
+        raise ValueError(f"--tta: {config.dataset} has features, which have no mirror image")
     checkpoint = checkpoint or default_checkpoint(config)
     chosen = {"split": split, "checkpoint": checkpoint, "tta": config.tta if tta is None else tta}
     network = run.network(dataset.class_names, checkpoint)

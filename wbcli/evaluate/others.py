@@ -23,6 +23,8 @@ def is_another(config: Config, recorded: Record, data_dir: Path) -> bool:
     """
     classes = recorded.class_names or []
     source = sources.find(config.dataset)
+    if source.features:
+        return False
     if source.num_classes is not None:
         places = (data_dir, data_dir / source.name)
         if any((place / mark).exists() for place in places for mark in source.marks):

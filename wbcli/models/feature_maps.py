@@ -38,6 +38,13 @@ def unit(vectors: Tensor) -> Tensor:
     return vectors / torch.where(norms > 0, norms, 1.0)
 
 
+def normalisation(name: str, num_features: int) -> nn.Module:
+    """What is done with a vector first: `none`, `l2` (its direction) or `standard`."""
+    if name == "standard":
+        return Standard(num_features)
+    return Unit(1.0) if name == "l2" else nn.Identity()
+
+
 def without_context(parts: Tensor, context: Tensor, alpha: Tensor) -> Tensor:
     """x − α·cos(x, u)·u for unit vectors x `[B, M, D/M]` and u `[M, D/M]`."""
     return parts - alpha * (parts * context).sum(-1, keepdim=True) * context
@@ -53,6 +60,24 @@ class Unit(nn.Module):
     @outside_autocast
     def forward(self, features: Tensor) -> Tensor:
         return self.scale * unit(features)
+
+
+class Standard(nn.Module):
+    """f → (f − μ)/σ; μ = 0 and σ = 1 until they are set, or loaded."""
+
+    def __init__(self, num_features: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(num_features))
+        self.register_buffer("std", torch.ones(num_features))
+
+    def set_moments(self, mean: Tensor, std: Tensor) -> None:
+        """Take μ and σ `[D]`, of any floating dtype; a feature that never changes has σ = 1."""
+        self.mean.copy_(mean)
+        self.std.copy_(torch.where(std > 0, std, 1.0))
+
+    @outside_autocast
+    def forward(self, features: Tensor) -> Tensor:
+        return (features - self.mean) / self.std
 
 
 class Directions(nn.Module):

@@ -37,7 +37,8 @@ def load_init(network: Network, path: Path, *, whole: bool = True) -> list[str]:
 
     A classifier of another shape, or none, leaves the fresh one; all else has to be there, but
     position embeddings of another size are interpolated by the library. What stands beside the
-    network under another name, such as the weights of a loss, is left out.
+    network under another name, such as the weights of a loss, is left out. A linear network on
+    features takes the classifier, and leaves out what made the features.
 
     Args:
         path: safetensors, or a state dict that torch.load(weights_only=True) reads, on its own
@@ -60,6 +61,8 @@ def load_init(network: Network, path: Path, *, whole: bool = True) -> list[str]:
     if not whole:
         weights = {k: v for k, v in weights.items() if not k.startswith(HEADS[0])}
     own = network.state_dict()
+    if not any(True for _ in network.backbone.parameters()):
+        return _load_classifier(network, weights, path)
     names = [key.removeprefix("backbone.") for key in own if key.startswith("backbone.")]
     prefixes = _prefixes(weights, names)
     try:
@@ -76,6 +79,17 @@ def load_init(network: Network, path: Path, *, whole: bool = True) -> list[str]:
         raise ValueError(f"--init {path}: {_refusal(found[0].weights, own)}")
     network.load_state_dict(fitting[0].weights)
     return [name for name in weights if name not in fitting[0].taken]
+
+
+def _load_classifier(network: Network, weights: Weights, path: Path) -> list[str]:
+    """Take the classifier alone, for a linear network on features; what made these is left out."""
+    own = network.state_dict()
+    ours = {key: value for key, value in own.items() if not key.startswith(HEADS[0])}
+    taken = {key: weights[key] for key in own if key in weights and key not in ours}
+    if _misfits(taken | ours, own):
+        raise ValueError(f"--init {path}: {_refusal(taken | ours, own)}")
+    network.load_state_dict(taken | ours)
+    return [key for key in weights if key not in taken]
 
 
 def _prefixes(weights: Weights, names: list[str]) -> list[str]:

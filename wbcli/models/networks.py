@@ -12,6 +12,7 @@ from wbcli.models.backbones import (
     make_resnet34,
     make_torchvision,
 )
+from wbcli.models.feature_maps import normalisation
 from wbcli.models.libraries import make_backbone
 
 
@@ -53,21 +54,23 @@ def build(
     init: str = "he",
     image_size: int | None = None,
     heads: tuple = (("linear", {}),),
+    normalise: str | None = None,
 ) -> Network:
     """A freshly initialised network; its weights come from torch's global generator.
 
     Args:
         arch: `resnet8`, `resnet20`, `resnet32`, `resnet32x4`, `resnet34`, `resnet50` or
             `resnext50` (32x4d); the last two are torchvision's, as the paper trains them; or
-            `torchvision:NAME` or `timm:NAME` (`libraries`).
+            `torchvision:NAME` or `timm:NAME` (`libraries`); or `linear`, on features.
         num_classes: K.
-        in_channels: channels of the images.
+        in_channels: channels of the images; with `linear` D.
         bottleneck: width of a linear layer between features and classifier (2 in the
             paper's figure 7).
         init: of `resnet34`'s first convolution: `he`, or `conv-default` (nn.Conv2d's
             own, as in the released code).
         image_size: side of the images, for networks of the libraries.
         heads: see `Network`.
+        normalise: of `linear`, what is done with features first: `none`, `l2` or `standard`.
 
     Raises:
         ValueError: unknown arch, or one that does not take such images.
@@ -81,8 +84,10 @@ def build(
     elif arch in DEPTH_AND_WIDTH:
         blocks, width = DEPTH_AND_WIDTH[arch]
         backbone, num_features = CifarResNet(blocks, width, in_channels), 4 * width
+    elif arch == "linear":
+        backbone, num_features = normalisation(normalise, in_channels), in_channels
     else:
-        known = ", ".join([*DEPTH_AND_WIDTH, "resnet34", *TORCHVISION])
+        known = ", ".join([*DEPTH_AND_WIDTH, "resnet34", *TORCHVISION, "linear"])
         raise ValueError(f"unknown network {arch!r}: choose one of {known}")
     if bottleneck:
         backbone = nn.Sequential(backbone, nn.Linear(num_features, bottleneck))
@@ -96,9 +101,10 @@ def for_run(config, num_classes: int) -> Network:
     return build(
         config.arch,
         num_classes,
-        image[0],
-        image_size=config.image_size or image[-1],
+        config.num_features or image[0],
+        image_size=config.image_size or (image[-1:] and image[-1]),
         bottleneck=config.bottleneck,
         init=config.init,
         heads=config.heads,
+        normalise=config.normalise,
     )

@@ -149,8 +149,9 @@ class Run:
             images=self.images(),
         )
         source = sources.find(config.dataset)
-        by_name, in_folders = source.image_size is not None, source.num_classes is None
-        if wrong := record.contradiction(by_name, once=in_folders or not by_name):
+        by_name = source.image_size is not None
+        once = source.num_classes is None or not by_name
+        if wrong := record.contradiction(by_name, once, not config.val_per_class):
             raise ValueError(
                 f"run {self.name}: {wrong}; which images the run had is not known then: put the "
                 "file back as it was, or train anew"
@@ -287,14 +288,13 @@ class Run:
                 "(train with --val-per-class N)"
             )
         network = networks.for_run(config, num_classes)
-        last = checkpoint == "last"
-        weights = self.load_weights() if last else self.load_state("best.pt")["model"]
+        best = checkpoint == "best"
+        weights = self.load_state("best.pt")["model"] if best else self.load_weights()
         try:
             network.load_state_dict(weights)
         except Exception as error:  # a changed best.pt can hold anything in the place of weights
+            what = f"{config.arch} with {num_classes} classes"
             reason = " ".join(str(error).split())[:200]
-            raise ValueError(
-                f"run {self.name}: its weights do not fit {config.arch} with "
-                f"{num_classes} classes ({reason})"
-            ) from error
+            wrong = f"run {self.name}: its weights do not fit {what} ({reason})"
+            raise ValueError(wrong) from error
         return network

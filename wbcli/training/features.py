@@ -15,6 +15,7 @@ from wbcli.data import datasets
 from wbcli.data.batches.batch import Batch, bounds
 from wbcli.data.batches.disk import PictureBatches
 from wbcli.data.batches.memory import Batches
+from wbcli.data.batches.rows import FeatureBatches
 from wbcli.data.batches.splits import batches_of
 from wbcli.device import autocast, free_bytes
 
@@ -91,15 +92,21 @@ class Features:
 
     def evaluate(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image once, in order, uncropped."""
-        if "plain" not in self._kept:
-            self._kept["plain"] = self._compute(self.images.evaluate())
         size = self.images.batch_size
-        parts = zip(self._kept["plain"].split(size), self.labels.split(size), strict=True)
+        parts = zip(self._plain().split(size), self.labels.split(size), strict=True)
         for rows, labels in parts:
             yield rows.to(labels.device, torch.float32), labels
 
+    def _plain(self) -> Tensor:
+        """[N, D] of the images as they are measured."""
+        if "plain" not in self._kept:
+            self._kept["plain"] = self._compute(self.images.evaluate())
+        return self._kept["plain"]
+
     def _view(self, seed: int, number: int, views: tuple[str, ...]) -> Tensor:
         """[N, D], indexed by image."""
+        if views == ("none",):  # every view is the image as it is measured
+            return self._plain()
         key = (seed, number, views)
         if key in self._kept:
             return self._kept[key]
@@ -152,6 +159,35 @@ class Features:
         return flat.view(shape)
 
 
+class Direct:
+    """A split of a file of features, which needs no cache: each batch is mapped as it comes.
+
+    Args:
+        feature_map: of the network, from what is in the file to what its classifier takes.
+    """
+
+    def __init__(self, batches: FeatureBatches, feature_map: nn.Module):
+        self.batches, self.feature_map = batches, feature_map.eval()
+        self.size, self.labels = batches.size, batches.labels
+
+    @torch.no_grad()
+    def steps(self, *drawn, **how) -> Iterator[Batch]:
+        for batch in self.batches.steps(*drawn, **how):
+            batch.images = self._mapped(batch.images)
+            if batch.other_images is not None:
+                batch.other_images = self._mapped(batch.other_images)
+            yield batch
+
+    @torch.no_grad()
+    def evaluate(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for rows, labels in self.batches.evaluate():
+            yield self.feature_map(rows), labels
+
+    def _mapped(self, rows: Tensor | list[Tensor]) -> Tensor:
+        """There is one view of a row, as in a cache."""
+        return self.feature_map(rows[0] if isinstance(rows, list) else rows)
+
+
 class Views:
     """A training split of which epoch e shows the crops and flips of epoch e mod V."""
 
@@ -185,9 +221,15 @@ def of_splits(
     folder: Path,
     *,
     keep: bool = False,
-) -> dict[str, Features]:
+) -> dict[str, Features | Direct]:
     """The features of `train` and of what is measured: `test` and `val`, where they are."""
     names = ["train", *dataset.measurable()]
+    if dataset.source.features:
+        sizes = {"train": config.batch_size}
+        return {
+            name: Direct(batches_of(dataset, name, device, sizes.get(name)), network.backbone)
+            for name in names
+        }
     return {
         name: Features(
             network.backbone,

@@ -19,6 +19,7 @@ from wbcli.methods.adjustments import adjust
 from wbcli.methods.make import for_run
 from wbcli.methods.method import Method
 from wbcli.models import init, networks
+from wbcli.models.feature_maps import Standard
 from wbcli.runs.find import find, part, weights_of
 from wbcli.runs.run import Run
 from wbcli.training import epochs, features
@@ -138,6 +139,9 @@ def _set_up(config: Config, dataset: datasets.Dataset, runs_dir: Path, *, begins
     """
     if config.stage == "stage1":
         network = networks.for_run(config, dataset.num_classes)
+        if config.normalise == "standard":
+            moments = map(torch.from_numpy, dataset.train.images.moments())
+            next(m for m in network.modules() if isinstance(m, Standard)).set_moments(*moments)
         if begins:
             init.start(network, config, config.init_from and weights_of(runs_dir, config.init_from))
         if config.freeze:

@@ -286,7 +286,7 @@ def test_a_folder_is_found_by_its_path_or_in_the_data_folder():
     [
         ("here/cifar100lt", "a folder of one's own needs a name of its own, rename it"),
         ("ghost", "unknown data set 'ghost': choose one of digitslt"),
-        ("file", "or name a folder with train/CLASS/picture.jpg"),
+        ("file", "name a folder with train/CLASS/picture.jpg"),
     ],
 )
 def test_what_names_no_data_set_is_refused(name, message):

@@ -60,7 +60,7 @@ def divide(folder: Path, shares: dict[str, float], seed: int) -> Division:
     counts = np.bincount([label for label, _ in pictures])
     room = {name: [0] * len(names) for name in shares}
     for label, count in enumerate(counts.tolist()):
-        for name, places in _places(count, shares).items():
+        for name, places in places_of(count, shares).items():
             room[name][label] = places
     notes = sentences(folder, left_out)
     groups = _copies(folder, pictures, names, notes)
@@ -150,7 +150,7 @@ def class_folders(folder: Path, left_out: LeftOut) -> list[str]:
     return names
 
 
-def _places(count: int, shares: dict[str, float]) -> dict[str, int]:
+def places_of(count: int, shares: dict[str, float]) -> dict[str, int]:
     """How many of a class's pictures each share is, rounded; val gives way first."""
     places = {name: math.floor(count * share + 0.5) for name, share in shares.items()}
     for name in ("val", "test"):
