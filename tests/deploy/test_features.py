@@ -158,6 +158,18 @@ def test_everything_that_follows_from_a_run_follows_from_this_one(wbcli, probe):
     assert 100 * hits == pytest.approx(measured["accuracy"]["images"])
 
 
+def test_settings_are_searched_on_its_validation_rows(wbcli):
+    pytest.importorskip("optuna")
+    np.savez("a.npz", features=np.concatenate([X, X]), labels=np.concatenate([Y, Y]))
+    assert wbcli("stage1", "a.npz", "--epochs", "2", "--name", "probe", "-q").code == 0
+    found = wbcli("tune", "stage2", "probe", "--trials", "4", "--json").json
+    assert found["selected_on"] == "val" and len(found["trials"]) == 4
+    best = ("--from-tune", "--name", "tuned", "-q", "--json")
+    assert wbcli("stage2", "probe", *best).json["selected_on"] == "val"
+    taus = wbcli("tune", "normalize", "probe", "--json").json
+    assert taus["best"]["accuracy"] >= max(t["accuracy"] for t in taus["trials"])
+
+
 @pytest.mark.parametrize(
     ("command", "reason"),
     [

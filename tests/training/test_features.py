@@ -103,6 +103,20 @@ def test_a_cached_stage2_ends_where_training_through_the_network_does(
         assert row["train_accuracy"] == pytest.approx(expected_row["train_accuracy"], abs=0.4)
 
 
+def test_what_is_not_augmented_is_seen_once_whatever_the_epoch(digits):
+    """Bit for bit the batches of training with --aug none, which are the images as measured."""
+    pixels = Pixels()
+    seen, images = Features(pixels, batches_of(digits, 500), 16, HERE), batches_of(digits, 16)
+    for epoch in (0, 1):
+        pairs = (batches.steps(3, epoch, views=("none",)) for batches in (seen, images))
+        for found, expected in zip(*pairs, strict=True):
+            assert torch.equal(found.images, expected.images.flatten(1))
+            assert torch.equal(found.labels, expected.labels)
+    measured = torch.cat([x for x, _ in seen.evaluate()])
+    assert torch.equal(measured, torch.cat([x.flatten(1) for x, _ in images.evaluate()]))
+    assert pixels.seen == images.size
+
+
 def test_without_views_every_epoch_has_its_own_crops_in_its_own_order(digits):
     """The pixels of the batches that training through the network would see, bit for bit."""
     seen = Features(Pixels(), batches_of(digits, 500), 16, HERE)
