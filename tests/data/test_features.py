@@ -73,6 +73,14 @@ def test_a_share_that_is_nothing_is_refused():
         dataset("a.npz", val=0.1, test=0.5)
 
 
+def test_a_class_that_is_named_may_have_no_row_that_trains(wbcli):
+    gap = {"train_labels": Y + (Y == 1), "class_names": np.array(["a", "b", "c"])}
+    np.savez("a.npz", **WHOLE | gap)
+    found = wbcli("stage1", "a.npz", "--epochs", "1", "--name", "first")
+    assert found.code == 0 and "1 of 3 classes has no training images: b" in found.err
+    assert wbcli("stage2", "first", "--epochs", "1").code == 0
+
+
 def test_a_subset_of_it_is_long_tailed_by_count():
     np.savez("a.npz", **WHOLE | {"train_labels": 2 - Y})
     assert dataset("a.npz", imbalance_factor=8).class_counts == [1, 2, 8]
@@ -134,7 +142,7 @@ MISTAKES = {
         {"test_labels": Y + 1},
         "test_labels from 0 to 2, of 3 classes, got 1 to 3",
     ),
-    "gap": ({"train_labels": Y + (Y == 1)}, "no row of train_labels is of class 1 (1)"),
+    "gap": ({"train_labels": Y + (Y == 1)}, "no row of train_labels is of class 1, of 3"),
     "objects": ({"train_features": X.astype(object)}, "train_features is an array of objects"),
     "labels": ({"train_labels": Y.astype(object)}, "train_labels is an array of objects"),
     "names": ({"class_names": np.array(["a", 1], object)}, "class_names is an array of objects"),

@@ -81,9 +81,12 @@ def read(data_dir: Path, name: str) -> Content:
     for prefix, (_, labels) in zip(here, splits, strict=True):
         _check_labels(path, f"{prefix}labels", labels, names)
     counts = np.bincount(splits[0][1], minlength=len(names))
-    if not counts.all():
+    if not counts.all() and not _names_classes(file):  # a class of a name may have no row
         k = int(np.flatnonzero(counts == 0)[0])
-        raise ValueError(f"{path}: no row of {here[0]}labels is of class {k} ({names[k]})")
+        raise ValueError(
+            f"{path}: no row of {here[0]}labels is of class {k}, of {len(names)}: number the "
+            "classes without gaps, or name all of them in class_names"
+        )
     others = [printable(key) for key in file.stored if key not in KNOWN]
     notes = [f"left out of {path}: {', '.join(others[:5])}"] if others else []
     of = dict(zip(here, splits, strict=True))
@@ -210,6 +213,10 @@ def _split(file: ArrayFile, prefix: str, width: int) -> Arrays:
             f"to {found.max()}"
         )
     return _rows(file, features), found.astype(np.int64)
+
+
+def _names_classes(file: ArrayFile) -> bool:
+    return "class_names" in file.stored or "class_names" in file.texts
 
 
 def _class_names(file: ArrayFile, num_classes: int) -> list[str]:
