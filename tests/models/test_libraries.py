@@ -299,8 +299,8 @@ def test_without_a_network_one_sentence_says_which_file_of_torchvision_belongs_w
     place = tmp_path / "cache/hub/checkpoints" / url.rpartition("/")[2]
     assert str(error.value) == (
         "--pretrained: torchvision's weights of resnet18 cannot be had from its cache or the "
-        f"network (<urlopen error no network>): fetch {url} elsewhere and put it there as {place}; "
-        "or name any file of weights with --init"
+        f"network (<urlopen error no network>): fetch {url} on another machine and copy it to "
+        f"{place}; or name any file of weights with --init"
     )
 
 
@@ -395,9 +395,9 @@ def test_without_a_network_one_sentence_says_which_file_of_timm_belongs_where(
         libraries.load_pretrained(ours("timm:test_vit").backbone)
     assert str(error.value) == (
         "--pretrained: timm's weights of test_vit cannot be had from its cache or the network "
-        f"(no network): fetch {constants.ENDPOINT}/timm/test_vit.r160_in1k elsewhere and put it "
-        f"there as the folder {tmp_path}/hub/models--timm--test_vit.r160_in1k, copied from where "
-        "it is; or name any file of weights with --init"
+        f"(no network): fetch {constants.ENDPOINT}/timm/test_vit.r160_in1k on another machine and "
+        f"copy it to {tmp_path}/hub/models--timm--test_vit.r160_in1k, the folder of that name in "
+        "the cache there; or name any file of weights with --init"
     )
 
 

@@ -58,6 +58,8 @@ def describe_network(settings: Config) -> None:
     """Say what the network brought along, and warn of what cannot be meant."""
     if split_arch(settings.arch):
         console.say(f"network: {settings.arch}, for which its library has {_pictures(settings)}")
+    if settings.pretrained:
+        console.say("weights: the library's, downloaded into its cache if they are not there yet")
     if settings.freeze and not (settings.pretrained or settings.init_from):
         console.warn(
             "--freeze backbone: the network starts at random, and stays so: start it with "

@@ -177,7 +177,7 @@ def _weights_of_timm(name: str, in_channels: int, image_size: int) -> dict[str, 
         repository = found.hf_hub_id.partition("@")[0]
         where = f"{constants.ENDPOINT}/{repository}"
         folder = "models--" + repository.replace("/", "--")
-        place = f"the folder {constants.HF_HUB_CACHE}/{folder}, copied from where it is"
+        place = f"{constants.HF_HUB_CACHE}/{folder}, the folder of that name in the cache there"
     else:
         where = found.url
         place = f"{hub.get_dir()}/checkpoints/{where.rpartition('/')[2]}"
@@ -195,8 +195,8 @@ def _not_to_be_had(
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     return FileNotFoundError(
         f"--pretrained: {library}'s weights of {name} cannot be had from its cache or the network "
-        f"({reason}): fetch {where} elsewhere and put it there as {place}; or name any file of "
-        "weights with --init"
+        f"({reason}): fetch {where} on another machine and copy it to {place}; or name any "
+        "file of weights with --init"
     )
 
 
