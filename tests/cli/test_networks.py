@@ -240,6 +240,13 @@ def test_what_is_refused(wbcli, weights, line, message):
     assert message in result.err and result.err.count("\n") == 1
 
 
+def test_a_study_of_more_layers_is_refused_before_it_trains(wbcli):
+    result = wbcli("reproduce", "ablation", "--arch", "timm:test_resnet", "--epochs", "1")
+    assert (result.code, result.out) == (2, "")
+    assert "ablation trains the last two and five layers, which are known of our own" in result.err
+    assert not Path("runs").exists()
+
+
 def test_more_layers_are_refused_on_networks_that_are_not_ours(wbcli):
     given = ("--arch", "timm:test_resnet", "--epochs", "1", "--name", "first")
     assert wbcli("stage1", "digitslt", *given).code == 0

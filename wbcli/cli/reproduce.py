@@ -13,6 +13,7 @@ from wbcli.cli.options import everywhere, json_option, setting_options
 from wbcli.cli.parameters import Command, Count
 from wbcli.config.resolve import resolve_stage1
 from wbcli.config.settings import Config
+from wbcli.data.pictures.preprocessing import split_arch
 from wbcli.files import storage
 from wbcli.runs import find
 
@@ -145,6 +146,11 @@ def _refuse_what_is_settled(study: str, options: dict) -> None:
         raise ValueError("imbalance runs the factors 100, 50 and 10: leave --imbalance-factor out")
     if study == "wd-sweep" and options["wd"] is not None:
         raise ValueError("--wd is what wd-sweep varies: leave it out")
+    if study == "ablation" and split_arch(options["arch"] or ""):
+        raise ValueError(
+            "ablation trains the last two and five layers, which are known of our own networks "
+            "only: take another --arch, or another study, such as imbalance"
+        )
     if study == "methods":
         for key in ("method", "head", "trials"):
             if options.get(key) is not None:
