@@ -25,7 +25,7 @@ COMMANDS = {  # command → module of wbcli.cli that holds it
     "predict": "using",
     "export": "using",
     "features": "features",
-    "runs": "measuring",
+    "runs": "runs",
     "methods": "methods",
     "report": "report",
     "data": "data",

@@ -1,10 +1,8 @@
-"""eval and runs: measure runs and list them."""
+"""eval: measure runs."""
 
 import csv
 import io
 import sys
-import time
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -20,13 +18,9 @@ from wbcli.cli.inputs import (
 from wbcli.cli.options import everywhere, json_option
 from wbcli.cli.parameters import Command, NamedPath
 from wbcli.files import storage
-from wbcli.runs.find import all_runs
-from wbcli.runs.metrics import measured
-from wbcli.runs.run import Run
 from wbcli.words import are, counted, has
 
-ACCURACIES = ("many", "medium", "few", "all")  # means over classes
-MEASURED = (*ACCURACIES, "images")  # and over images
+MEASURED = ("many", "medium", "few", "all", "images")  # means over classes, and over images
 METRICS = ("top5", "macro_f1", "nll", "ece")
 
 
@@ -185,83 +179,3 @@ def _write_confusion(path: Path, names: list[str], counts) -> None:
     writer.writerow(["true \\ predicted", *names])
     writer.writerows([name, *row.tolist()] for name, row in zip(names, counts, strict=True))
     storage.write_file(path, text.getvalue().encode("utf-8", "backslashreplace"))
-
-
-@click.command("runs", cls=Command)
-@json_option
-@everywhere
-def runs_command(as_json, runs_dir, **unused):
-    """List what has been trained.
-
-    With the numbers of the last epoch on the test set, or on validation images where there is none.
-
-    \b
-    Example:
-      wbcli runs
-    """
-    rows = [_summary(run) for run in all_runs(runs_dir, on_damage=console.warn)]
-    if as_json:
-        console.print_json(rows)
-        return
-    if not rows:
-        console.say(f"no runs in {runs_dir}: train one with wbcli stage1 digitslt")
-        return
-    columns = ["run", "from", "network", "recipe", "settings", "epochs", *ACCURACIES, "created"]
-    on_val = [r["run"] for r in rows if r.get("val_accuracy")]
-    console.print_table(
-        columns,
-        [
-            [r["run"], r["parent"], r["arch"], r["recipe"], _settings(r)]
-            + [f"{r['epochs_done']}/{r['epochs']}"]
-            + [(r["accuracy"] or r.get("val_accuracy") or {}).get(key) for key in ACCURACIES]
-            + [time.strftime("%Y-%m-%d %H:%M", time.localtime(r["created"]))]
-            for r in rows
-        ],
-        f"on validation images, since there is no test set: {', '.join(on_val)}" if on_val else "",
-    )
-
-
-def _settings(row: dict) -> str:
-    method = row["method"]
-    options = row["method_options"] | ({} if row["tau"] is None else {"tau": row["tau"]})
-    if row["stage"] == "normalize":
-        shown = [console.format_settings(options)] if options else []
-        return " ".join([method] * (method not in options) + shown)
-    name = row["loss"] if method in (row["loss"], "wb") else method
-    constraints = [f"{key} {row[key]:g}" for key in ("maxnorm", "radius") if row[key] is not None]
-    constraints += ["unit-norm"] * row["unit_norm"]
-    return " ".join([name, f"wd {row['wd']:g}", *constraints])
-
-
-def _summary(run: Run) -> dict:
-    values, rows = asdict(run.config()) | run.record(), run.metrics()
-    keys = (
-        "stage",
-        "dataset",
-        "imbalance_factor",
-        "recipe",
-        "arch",
-        "method",
-        "method_options",
-        "loss",
-        "wd",
-        "maxnorm",
-        "radius",
-        "unit_norm",
-        "tau",
-        "parent",
-        "selected_on",
-        "epochs",
-        "created",
-    )
-    found = (measured(row) for row in reversed(rows))
-    split, accuracy = next((pair for pair in found if pair[1]), ("test", None))
-    return (
-        {"run": run.name, "path": str(run.path), "finished": run.finished}
-        | {key: values.get(key, 0) for key in keys}
-        | {
-            "epochs_done": rows[-1]["epoch"] if rows else 0,
-            "accuracy": accuracy if split == "test" else None,
-        }
-        | ({"val_accuracy": accuracy} if split == "val" else {})
-    )
