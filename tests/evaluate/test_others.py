@@ -224,6 +224,57 @@ def test_pictures_that_trained_the_run_are_told(here, wbcli, made):
     )
 
 
+def by_link_to_a_class(made):
+    Path("set/ant").symlink_to(made / "mine/train/ant")
+
+
+def by_link_to_the_set(made):
+    Path("set").rmdir()
+    Path("set").symlink_to(made / "mine/train")
+
+
+def by_copies(made):
+    shutil.copytree(made / "mine/train/ant", "set/ant")
+
+
+@pytest.mark.parametrize(
+    ("way", "count"), [(by_link_to_a_class, 12), (by_link_to_the_set, 40), (by_copies, 12)]
+)
+def test_whatever_way_leads_to_pictures_that_trained_they_are_told(way, count, here, wbcli, made):
+    Path("set").mkdir()
+    way(made)
+    Path("mine").rename("elsewhere")
+    assert wbcli("eval", "plain", "--data-dir", "set").err.startswith(
+        f"Warning: {count} pictures of this set trained run plain, such as ant/0.png: the numbers "
+        "are too good\n"
+    )
+
+
+def test_other_pictures_of_the_size_of_one_that_trained_are_others(here, wbcli, made):
+    trained = (made / "mine/train/ant/0.png").read_bytes()
+    Path("set/ant").mkdir(parents=True)
+    Image.new("RGB", (10, 10)).save("set/ant/1.png")  # of one colour, it is a smaller file
+    content = Path("set/ant/1.png").read_bytes()
+    Path("set/ant/1.png").write_bytes(content + bytes(len(trained) - len(content)))
+    assert "trained" not in wbcli("eval", "plain", "--data-dir", "set").err
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+def test_pictures_become_squares_as_the_run_has_it(fit, tmp_path, wbcli):
+    """A set of the run's own test pictures gives its own numbers."""
+    write_colours(tmp_path / "mine/train", {"ant": 3, "bee": 2}, 0)
+    dice = np.random.default_rng(0)
+    for name in ("ant", "bee"):
+        (tmp_path / "mine/test" / name).mkdir(parents=True)
+        wide = dice.integers(0, 255, (8, 24, 3), dtype=np.uint8)
+        Image.fromarray(wide).save(tmp_path / "mine/test" / name / "0.png")
+    assert wbcli("stage1", "mine", *SHORT, "--fit", fit, "--name", "it").code == 0
+    own = wbcli("eval", "it", "--json").json
+    shutil.copytree("mine/test", "other")
+    found = wbcli("eval", "it", "--data-dir", "other", "--json").json
+    assert found["nll"] == pytest.approx(own["nll"])
+
+
 @pytest.mark.parametrize("data_dir", ["moved", "moved/mine"])
 def test_the_runs_own_data_set_may_still_lie_elsewhere(data_dir, here, wbcli):
     expected = wbcli("eval", "held", "--json").json

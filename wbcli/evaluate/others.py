@@ -8,7 +8,8 @@ import numpy as np
 from wbcli.config.settings import Config
 from wbcli.data import sources
 from wbcli.data.datasets import Dataset, Split
-from wbcli.data.pictures.decoding import Pictures
+from wbcli.data.pictures import decoding, duplicates
+from wbcli.data.pictures.decoding import BrokenPicture, Pictures
 from wbcli.data.pictures.whole import in_memory
 from wbcli.data.record import Record
 from wbcli.data.sets import folder, labelled, own_lists
@@ -66,6 +67,7 @@ def load(config: Config, recorded: Record, data_dir: Path) -> Dataset:
         original_counts=recorded.original_counts,
         limits=recorded.limits,
         image_size=config.image_size or source.image_size,
+        fit=config.fit,
         notes=notes,
         chosen=None,
         changes=[*_have_trained(config, recorded, pictures), *unknown],
@@ -73,21 +75,49 @@ def load(config: Config, recorded: Record, data_dir: Path) -> Dataset:
 
 
 def _have_trained(config: Config, recorded: Record, pictures: Pictures) -> list[str]:
-    """A sentence about files of the set that have trained the run, if there are any."""
+    """A sentence about pictures of the set that have trained the run, if there are any.
+
+    A file is the same under every path that leads to it, and so are the same bytes; only files of
+    a size that one of those that trained has are read.
+    """
     if recorded.images is None or recorded.images.train.digest is not None:
         return []
-    root = os.path.join(os.path.abspath(config.data_dir), config.dataset)
-    names = map(os.fsdecode, recorded.images.train.keys.tolist())
-    trained = {os.path.normpath(os.path.join(root, name)) for name in names}
-    here = os.path.abspath(pictures.root)
-    found = [
-        i
-        for i in range(len(pictures))
-        if os.path.normpath(os.path.join(here, pictures.name(i))) in trained
-    ]
+    files, sizes = set(), {}
+    place = Path(config.data_dir)
+    for name in map(os.fsdecode, recorded.images.train.keys.tolist()):
+        path = next(filter(os.path.exists, (place / config.dataset / name, place / name)), None)
+        if path:  # what is gone can be no picture of this set
+            files.add(_identity(path))
+            sizes.setdefault(os.stat(path).st_size, []).append(path)
+    digests: dict[int, set[bytes]] = {}  # of the training files of a size
+    found = []
+    for i in range(len(pictures)):
+        path = pictures.path(i)
+        size = os.stat(path).st_size
+        if _identity(path) not in files:
+            if size not in sizes:
+                continue
+            if size not in digests:
+                digests[size] = set(map(_digest, sizes[size]))
+            if _digest(path) not in digests[size] - {None}:
+                continue
+        found.append(i)
     if not found:
         return []
     return [
         f"{counted(len(found), 'picture')} of this set trained run {recorded.run}, such as "
         f"{pictures.describe(found[0])}: the numbers are too good"
     ]
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
+
+
+def _digest(path: Path) -> bytes | None:
+    """None of a file that cannot be read, which measuring names."""
+    try:
+        return duplicates.digest(decoding.read_bytes(path)).tobytes()
+    except (BrokenPicture, OSError):
+        return None
