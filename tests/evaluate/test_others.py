@@ -175,7 +175,7 @@ def test_classes_that_the_run_does_not_know_are_refused_by_name(here, wbcli):
     Path("set").mkdir()
     Path("set/test.csv").write_text("path,label\n../other/yak/1.png,yak\n../other/ant/0.png,ant\n")
     assert wbcli("eval", "plain", "--data-dir", "set").err == (
-        "Error: set/test.csv: run plain does not know the class 'yak' (line 2): take them out of "
+        "Error: set/test.csv: run plain does not know the class 'yak' (line 2): take it out of "
         f"this set; {known}\n"
     )
 
@@ -185,15 +185,105 @@ MISTAKES = {
     "ant/0.png,": "Error: test.csv, line 2: the label of ant/0.png is empty\n",
     "ant/0.png,ant\nant/0.png,fox": "Error: test.csv, line 3: ant/0.png stands in line 2 too with "
     "the label 'ant': expected each picture once\n",
-    "gone.png,ant\ngone2.png,ant": "Error: test.csv, line 2: gone.png is missing in other (and 1 "
-    "mistake more)\n",
+    "gone.png,ant\ngone2.png,ant": "Error: test.csv, line 2: gone.png is missing in other; "
+    "test.csv, line 3: gone2.png is missing in other\n",
+    "ant/0.png,Ant\nant/1.png,\ngone.png,fox": "Error: other/test.csv: run plain does not know the "
+    "class 'Ant' (line 2, the run has 'ant'): rename it or take it out of this set; it knows "
+    "'ant', 'bee', 'cat', 'dog', 'elk', 'fox'; test.csv, line 3: the label of ant/1.png is empty; "
+    "test.csv, line 4: gone.png is missing in other\n",
 }
 
 
 @pytest.mark.parametrize("lines", MISTAKES)
-def test_a_mistake_in_the_list_is_named(lines, here, wbcli):
+def test_every_mistake_in_the_list_is_named(lines, here, wbcli):
     Path("other/test.csv").write_text(f"path,label\n{lines}\n")
     assert wbcli("eval", "plain", "--data-dir", "other").err == MISTAKES[lines]
+
+
+def test_of_many_mistakes_the_first_fifty_are_named(here, wbcli):
+    lines = [f"{i}.png,ant" for i in range(52)]
+    Path("other/test.csv").write_text("\n".join(["path,label", *lines]))
+    error = wbcli("eval", "plain", "--data-dir", "other").err
+    assert error.endswith("line 51: 49.png is missing in other; and 2 more mistakes\n")
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("listed", [False, True])
+def test_broken_pictures_are_named_all_with_their_path(workers, listed, here, wbcli):
+    Path("other/ant/0.png").write_bytes(b"")
+    Path("other/dog/3.png").write_bytes(b"no picture")
+    first, second = "other/ant/0.png", "other/dog/3.png"
+    if listed:
+        as_list()
+        # Sorted by file name, and by folder where that is the same.
+        rows = Path("set/test.csv").read_text().splitlines()
+        lines = [rows.index(f"../{p},{p.split('/')[1]}") + 1 for p in (first, second)]
+        first, second = (
+            f"test.csv, line {line}: set/../{path}"
+            for line, path in zip(lines, (first, second), strict=True)
+        )
+    result = wbcli(
+        "eval", "plain", "--data-dir", "set" if listed else "other", "--workers", workers
+    )
+    assert (result.code, result.out) == (1, "")
+    assert result.err == (
+        f"Error: 2 of 13 pictures cannot be read: {first} (the file is empty); {second} "
+        "(not a picture that Pillow can read): mend them, or leave such files out of this set\n"
+    )
+
+
+WITHOUT = {
+    "nowhere": (2, "Error: --data-dir nowhere: there is no such folder (see wbcli eval --help)"),
+    "set": (
+        1,
+        "Error: set holds neither mine, the run's own data set, nor another one: expected "
+        "CLASS/picture.jpg, test/CLASS/picture.jpg, or test.csv with the columns path,label",
+    ),
+    "halves": (
+        1,
+        "Error: halves: expected CLASS/picture.jpg, test/CLASS/picture.jpg, or test.csv with the "
+        "columns path,label, found val/ only: to measure on it, name that folder: --data-dir "
+        "halves/val",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT)
+def test_a_folder_without_a_set_is_refused(name, here, wbcli):
+    Path("set").mkdir()
+    shutil.copytree("other", "halves/val")
+    result = wbcli("eval", "plain", "--data-dir", name)
+    assert (result.code, result.err) == (WITHOUT[name][0], f"{WITHOUT[name][1]}\n")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_another_set_has_test_images_only(split, here, wbcli):
+    assert wbcli("eval", "held", "--data-dir", "other", "--split", split).err == (
+        f"Error: --split {split}: other is another data set than the run's, of which there are "
+        "test images only: leave --split out\n"
+    )
+    Path("mine").rename("renamed")
+    expected = {"train": 29, "val": 11}[split]
+    found = wbcli("eval", "held", "--data-dir", "renamed", "--split", split, "--json").json
+    assert found["num_images"] == expected, "the run's own under another name"
+
+
+@pytest.mark.parametrize("data_dir", ["elsewhere", "elsewhere/mine"])
+def test_a_set_of_the_runs_name_with_other_classes_is_told_why_it_is_refused(data_dir, here, wbcli):
+    write_folder(Path("elsewhere/mine"), {"ant": 1, "yak": 1}, test=1)
+    error = wbcli("eval", "plain", "--data-dir", data_dir).err
+    assert error.startswith("Error: the data set has other classes than run plain was trained on")
+    assert error.endswith(
+        "; elsewhere/mine was taken for the run's own data set, since it has its name: to measure "
+        "the run on it as another set, rename it\n"
+    )
+
+
+def test_data_check_of_such_a_set_says_what_it_is_for(here, wbcli):
+    as_list()
+    assert wbcli("data", "check", "set").err.endswith(
+        f"(there is test.csv); to measure a run on it: wbcli eval RUN --data-dir {here}/set\n"
+    )
 
 
 def test_a_list_beside_a_folder_of_test_images_is_refused(here, wbcli):
@@ -306,5 +396,8 @@ def test_a_run_of_small_images_is_measured_on_pictures(tmp_path, wbcli):
     assert wbcli("eval", "it", "--data-dir", "data", "--json").json["num_images"] == 10
     Path("set/2/1.jpg").write_bytes(b"")
     error = wbcli("eval", "it", "--data-dir", "set").err
-    assert error == "Error: 2/1.jpg: the file is empty; mend it\n"
+    assert error == (
+        "Error: 1 of 3 pictures cannot be read: set/2/1.jpg (the file is empty): mend it, or leave "
+        "such files out of this set\n"
+    )
     assert os.listdir("runs") == ["it"]

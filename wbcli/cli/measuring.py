@@ -79,6 +79,10 @@ def eval_command(
     with wrong_usage():
         if as_json and as_csv:
             raise ValueError("--json and --csv exclude each other: give one of them")
+        given = click.get_current_context().get_parameter_source("data_dir")
+        named = given is click.core.ParameterSource.COMMANDLINE
+        if named and not data_dir.is_dir():
+            raise ValueError(f"--data-dir {data_dir}: there is no such folder")
         if confusion:
             check_new_file("--confusion", confusion)
         device = devices.resolve(device)

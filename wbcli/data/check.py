@@ -77,6 +77,11 @@ def examine(content: Content, on_file: Callable[[int], None] = lambda count: Non
     return Findings(images_of, counts[0], problems + twice, warnings + lookalikes, alike)
 
 
+def broken(images: Pictures) -> list[tuple[int, str]]:
+    """The pictures that cannot be read, each with the reason."""
+    return [(i, reason) for i, _, _, reason in _read_all(images, set()) if reason]
+
+
 def empty_classes(
     names: list[str],
     train: list[int],
@@ -97,7 +102,9 @@ def empty_classes(
 
 
 def _read_all(
-    images: Pictures, absent: set[str | None], on_file: Callable[[int], None]
+    images: Pictures,
+    absent: set[str | None],
+    on_file: Callable[[int], None] = lambda count: None,
 ) -> Iterator[tuple[int, np.ndarray | None, np.ndarray | None, str | None]]:
     """(index, digest, thumbnail, reason if broken) of every picture that is there, in order."""
     index = [i for i in range(len(images)) if images.name(i) not in absent]

@@ -10,6 +10,10 @@ from wbcli.words import are, composed, counted, quoted
 REMEDY = "put them back as they were, or train anew"
 
 
+class OtherClasses(ValueError):
+    """A data set that has other classes than a run."""
+
+
 @dataclass(frozen=True)
 class Record:
     """What a run recorded; None for what the version of wbcli that wrote it did not.
@@ -89,7 +93,7 @@ class Record:
 
 
 def check_classes(run: str, before: list[str] | None, now: list[str]) -> None:
-    """Raises ValueError where the classes of a data set are not those that a run recorded."""
+    """Raises OtherClasses where the classes of a data set are not those that a run recorded."""
     now = [name.encode("utf-8", "backslashreplace").decode() for name in now]
     if before is None:
         return
@@ -98,7 +102,7 @@ def check_classes(run: str, before: list[str] | None, now: list[str]) -> None:
     if k is None and len(before) == len(now):
         return
     what = "" if k is None else f": class {k} was {quoted(before[k])} and is {quoted(now[k])}"
-    raise ValueError(
+    raise OtherClasses(
         f"the data set has other classes than run {run} was trained on{what} "
         f"({len(before)} then, {len(now)} now): {REMEDY}"
     )

@@ -1,6 +1,7 @@
 """What is measured of a run: `wbcli eval`, and its result.json."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -67,10 +68,10 @@ def evaluate_run(
             not the one that the run had.
     """
     config, record = run.config(), run.data_record()
-    wanted = split in (None, "test") and data_dir
-    elsewhere = bool(wanted and others.is_another(config, record, data_dir))
+    elsewhere = data_dir is not None and others.is_measured(config, record, data_dir, split)
     load = others.load if elsewhere else recorded.for_run
-    dataset = load(config, record, data_dir=data_dir)
+    with others.telling_own(config, data_dir):
+        dataset = load(config, record, data_dir=data_dir)
     split = split or dataset.measured
     dataset.split(split)  # must be there, and be the run's
     for note in [*dataset.notes, *dataset.changes]:
@@ -92,7 +93,8 @@ def evaluate_run(
         kept = (run.temperature(checkpoint, chosen["tta"]) or {}).get("temperature")
     elif "val" in dataset.gone:
         kept = _kept_temperature(run, checkpoint, chosen["tta"], on_note)
-    with autocast(device, resolve_precision(precision, device, config.recipe)):
+    naming = others.naming_broken(dataset.test.images) if elsewhere else nullcontext()
+    with naming, autocast(device, resolve_precision(precision, device, config.recipe)):
         metrics = _measure_split(network, dataset, split, device, chosen["tta"], groups, kept)
     result = _result(run.name, config, network, dataset, chosen, metrics)
     if elsewhere:

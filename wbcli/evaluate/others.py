@@ -1,19 +1,39 @@
 """Another labelled set to measure a run on, and how it is told from the run's own data set."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from wbcli.config.settings import Config
-from wbcli.data import sources
+from wbcli.data import check, sources
 from wbcli.data.datasets import Dataset, Split
 from wbcli.data.pictures import decoding, duplicates
 from wbcli.data.pictures.decoding import BrokenPicture, Pictures
 from wbcli.data.pictures.whole import in_memory
-from wbcli.data.record import Record
+from wbcli.data.record import OtherClasses, Record
 from wbcli.data.sets import folder, labelled, own_lists
-from wbcli.words import counted
+from wbcli.words import counted, printable
+
+
+def is_measured(config: Config, recorded: Record, data_dir: Path, split: str | None) -> bool:
+    """Whether another set is meant by `data_dir`.
+
+    Raises:
+        ValueError: there is no set in it, or the split is one that only the run's own set has.
+    """
+    if not is_another(config, recorded, data_dir):
+        return False
+    if split not in (None, "test"):
+        if _trains(data_dir, recorded.class_names or []):
+            return False  # the run's own, renamed
+        raise ValueError(
+            f"--split {split}: {data_dir} is another data set than the run's, of which there are "
+            "test images only: leave --split out"
+        )
+    return True
 
 
 def is_another(config: Config, recorded: Record, data_dir: Path) -> bool:
@@ -21,6 +41,9 @@ def is_another(config: Config, recorded: Record, data_dir: Path) -> bool:
 
     A set with a name is known by its files. A folder of one's own is the run's under the run's
     name, in `data_dir` or as `data_dir`; where there is nothing but train/ it can be no other.
+
+    Raises:
+        ValueError: there is neither of them.
     """
     classes = recorded.class_names or []
     source = sources.find(config.dataset)
@@ -33,12 +56,56 @@ def is_another(config: Config, recorded: Record, data_dir: Path) -> bool:
         return labelled.has_test(data_dir) or labelled.has_classes(data_dir, classes)
     if folder.is_one(data_dir / config.dataset):
         return False
-    trains = own_lists.is_one(data_dir) or (
-        (data_dir / "train").is_dir() and "train" not in classes
-    )
-    if trains:
+    if _trains(data_dir, classes):
         return data_dir.resolve().name != config.dataset and labelled.has_test(data_dir)
-    return labelled.has_test(data_dir) or labelled.has_folders(data_dir)
+    if labelled.has_test(data_dir) or labelled.has_folders(data_dir):
+        return True
+    raise ValueError(
+        f"{data_dir} holds neither {config.dataset}, the run's own data set, nor another one: "
+        f"expected {labelled.LAYOUT}"
+    )
+
+
+def _trains(data_dir: Path, classes: list[str]) -> bool:
+    in_folders = (data_dir / "train").is_dir() and "train" not in classes
+    return in_folders or own_lists.is_one(data_dir)
+
+
+@contextmanager
+def telling_own(config: Config, data_dir: Path | None) -> Iterator[None]:
+    """Where the classes are not the run's, say why the set was taken for the run's own."""
+    try:
+        yield
+    except OtherClasses as error:
+        if data_dir is None or sources.find(config.dataset).num_classes is not None:
+            raise
+        inside = data_dir / config.dataset
+        raise ValueError(
+            f"{error}; {inside if inside.is_dir() else data_dir} was taken for the run's own data "
+            "set, since it has its name: to measure the run on it as another set, rename it"
+        ) from error
+
+
+@contextmanager
+def naming_broken(pictures: np.ndarray | Pictures) -> Iterator[None]:
+    """Where one picture of another set cannot be read, read all of them and name them."""
+    try:
+        yield
+    except (BrokenPicture, OSError) as error:
+        found = check.broken(pictures) if isinstance(pictures, Pictures) else []
+        if not found:
+            raise
+        names = [f"{_where(pictures, i)} ({reason})" for i, reason in found]
+        raise ValueError(
+            f"{len(found)} of {counted(len(pictures), 'picture')} cannot be read: "
+            f"{labelled.shortened(names, 'file')}: mend {'it' if len(found) == 1 else 'them'}, or "
+            "leave such files out of this set"
+        ) from error
+
+
+def _where(pictures: Pictures, i: int) -> str:
+    line = "" if pictures.lines is None else f"{pictures.listed_in}, line {pictures.lines[i]}: "
+    return line + printable(str(pictures.path(i)))
 
 
 def load(config: Config, recorded: Record, data_dir: Path) -> Dataset:
@@ -54,7 +121,8 @@ def load(config: Config, recorded: Record, data_dir: Path) -> Dataset:
         )
     (pictures, labels), notes = labelled.read(data_dir, recorded.class_names, recorded.run)
     source = sources.of_run(config)
-    images = pictures if source.image_size else in_memory(pictures, source.image)
+    with naming_broken(pictures):
+        images = pictures if source.image_size else in_memory(pictures, source.image)
     unknown = [recorded.unknown_groups()] * (recorded.original_counts is None)
     return Dataset(
         name=config.dataset,

@@ -3,6 +3,7 @@ them in their place (`own_lists`).
 """
 
 import os
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -96,10 +97,21 @@ def _check_complete(root: Path, val_folder: str | None) -> None:
         is_list = (root / f"{needed}.csv").is_file()
         enough = (root / needed).is_dir() or (needed == "test" and val_folder and not is_list)
         if not enough:
-            whole = f"; {SPLIT}" if needed == "train" and any(root.iterdir()) else ""
+            whole = ""
+            if needed == "train" and labelled_only(root):
+                whole = (
+                    f"; to measure a run on it: wbcli eval RUN --data-dir {shlex.quote(str(root))}"
+                )
+            elif needed == "train" and any(root.iterdir()):
+                whole = f"; {SPLIT}"
             raise ValueError(
                 f"{root}: expected {LAYOUT}, found no {needed}/ (there is {there}){whole}"
             )
+
+
+def labelled_only(root: Path) -> bool:
+    """Whether there are test images and nothing to train on or to divide."""
+    return (root / "test.csv").is_file() or (root / "test").is_dir()
 
 
 def _val_folder(root: Path) -> str | None:

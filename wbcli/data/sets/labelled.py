@@ -16,6 +16,8 @@ from wbcli.data.sets.class_names import numbers
 from wbcli.files.readers import Arrays, Problem
 from wbcli.words import composed, counted, printable, quoted
 
+SHOWN = 50  # mistakes that are named
+OTHER_SPLITS = ("val", "valid", "validation")
 LAYOUT = "CLASS/picture.jpg, test/CLASS/picture.jpg, or test.csv with the columns path,label"
 
 
@@ -59,13 +61,22 @@ def _read_list(path: Path, class_names: list[str], run: str) -> tuple[Arrays, li
     notes: list[str] = []
     rows = own_lists.read_rows(path, problems, notes)
     rows = [row._replace(label=printable(row.label)) for row in rows]  # as a run keeps them
-    _check_known(path, {row.label: row.line for row in reversed(rows)}, class_names, run)
-    pictures, labels = own_lists.arrays(path, rows, class_names, f"run {run}", problems)
+    index = numbers(class_names)
+    known = [row for row in rows if _key(row.label) in index]
+    pictures, labels = own_lists.arrays(path, known, class_names, f"run {run}", problems)
     problems += [*own_lists.twice(path.parent, {"test": rows}), *lists.missing(pictures)]
-    if problems:
-        others = f" (and {counted(len(problems) - 1, 'mistake')} more)" if problems[1:] else ""
-        raise ValueError(f"{problems[0].text}{others}")
+    lines = {row.label: row.line for row in reversed(rows)}
+    wrong = [_unknown(path, lines, class_names, run)] if len(known) < len(rows) else []
+    wrong += [problem.text for problem in problems]
+    if wrong:
+        raise ValueError(shortened(wrong, "mistake"))
     return (pictures, labels), notes
+
+
+def shortened(sentences: list[str], noun: str) -> str:
+    """The first of them, and how many there are more."""
+    more = counted(len(sentences) - SHOWN, f"more {noun}") if len(sentences) > SHOWN else ""
+    return "; ".join(sentences[:SHOWN]) + (f"; and {more}" if more else "")
 
 
 def _read_folders(root: Path, class_names: list[str], run: str) -> tuple[Arrays, list[str]]:
@@ -73,8 +84,15 @@ def _read_folders(root: Path, class_names: list[str], run: str) -> tuple[Arrays,
     left_out: LeftOut = {}
     folders = subfolders(root, below, left_out)
     place = Path(os.path.normpath(root / below))
-    _check_known(place, dict.fromkeys(folders), class_names, run)
     index = numbers(class_names)
+    unknown = [folder for folder in folders if _key(folder) not in index]
+    if folders and len(unknown) == len(folders) and set(folders) <= set(OTHER_SPLITS):
+        raise ValueError(
+            f"{root}: expected {LAYOUT}, found {', '.join(f'{name}/' for name in folders)} only: "
+            f"to measure on it, name that folder: --data-dir {root / folders[-1]}"
+        )
+    if unknown:
+        raise ValueError(_unknown(place, dict.fromkeys(folders), class_names, run))
     names, labels = [], []
     for folder in folders:
         found = pictures_below(root, f"{below}/{folder}", left_out)
@@ -86,23 +104,27 @@ def _read_folders(root: Path, class_names: list[str], run: str) -> tuple[Arrays,
     return (Pictures.of(root, names), np.array(labels, dtype=np.int64)), notes
 
 
-def _check_known(
-    place: Path, labels: dict[str, int | None], class_names: list[str], run: str
-) -> None:
-    """Raises ValueError for classes that the run does not know, with the line of each in a list."""
+def _unknown(place: Path, labels: dict[str, int | None], class_names: list[str], run: str) -> str:
+    """Names the classes that the run does not know, with the line of each in a list."""
     index = numbers(class_names)
-    unknown = [
-        quoted(printable(label)) + (f" (line {line})" if line else "")
-        for label, line in sorted(labels.items())
-        if _key(label) not in index
-    ]
-    if unknown:
-        more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
-        known = ", ".join(map(quoted, class_names[:10])) + (", …" if len(class_names) > 10 else "")
-        raise ValueError(
-            f"{place}: run {run} does not know the {'class' if len(unknown) == 1 else 'classes'} "
-            f"{', '.join(unknown[:10])}{more}: take them out of this set; it knows {known}"
-        )
+    alike = {_key(name).strip().casefold(): name for name in class_names}
+    found, renamed = [], False
+    for label, line in sorted(labels.items()):
+        if _key(label) in index:
+            continue
+        other = alike.get(_key(label).strip().casefold())
+        where = [f"line {line}"] * bool(line)
+        where += [f"the run has {quoted(other)}"] if other else []
+        found.append(quoted(printable(label)) + (f" ({', '.join(where)})" if where else ""))
+        renamed |= other is not None
+    more = f" and {len(found) - 10} more" if len(found) > 10 else ""
+    known = ", ".join(map(quoted, class_names[:10])) + (", …" if len(class_names) > 10 else "")
+    one = len(found) == 1
+    return (
+        f"{place}: run {run} does not know the {'class' if one else 'classes'} "
+        f"{', '.join(found[:10])}{more}: {'rename it or ' * renamed if one else ''}"
+        f"take {'it' if one else 'them'} out of this set; it knows {known}"
+    )
 
 
 def _key(name: str) -> str:
