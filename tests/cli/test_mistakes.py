@@ -223,7 +223,6 @@ MISTAKES = [  # command line, exit code, a part of the sentence
     ("predict first", 2, "Missing argument 'FILE|FOLDER...'"),
     ("predict ghost file", 2, "no run 'ghost' in runs"),
     ("predict first ''", 2, "expected the name of a file or folder, got ''"),
-    ("predict first nofile", 1, "nofile: there is no such file or folder"),
     ("predict first empty", 1, "empty: expected pictures (.jpg,"),
     ("predict first file --top 0", 2, "0 is not in the range x>=1"),
     ("predict first file --json --csv", 2, "--json and --csv exclude each other"),
@@ -283,7 +282,8 @@ def words(line: str) -> list[str]:
 
 
 NOTED = [  # mistakes that are found after a note or a warning was printed
-    ("predict first file", 1, "1 of 1 file is no whole picture", 1),
+    ("predict first nofile", 1, "1 of 1 file cannot be read", 1),
+    ("predict first file", 1, "1 of 1 file cannot be read", 1),
     ("stage1 cifar100lt --data-dir file", 1, "expected a folder, this is a file", 1),
     ("stage2 first --name first", 2, "run 'first' exists in runs", 1),
 ]

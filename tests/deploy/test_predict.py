@@ -138,7 +138,7 @@ def test_a_broken_picture_is_named_and_the_others_are_classified(wbcli, trained,
     assert result.code == 1
     assert len(result.json["images"]) == 6
     assert f"Warning: {folder}/broken.jpg: the file is empty\n" in result.err
-    assert result.err.endswith("Error: 1 of 7 files is no whole picture\n")
+    assert result.err.endswith("Error: 1 of 7 files cannot be read\n")
 
 
 def test_json_and_csv_list_the_files_that_cannot_be_read_with_the_reason(wbcli, trained, folder):
@@ -147,7 +147,7 @@ def test_json_and_csv_list_the_files_that_cannot_be_read_with_the_reason(wbcli, 
     (folder / "gone.jpg").symlink_to("nowhere")
     expected = [
         {"file": f"{folder}/empty, with comma.jpg", "reason": "the file is empty"},
-        {"file": f"{folder}/gone.jpg", "reason": "No such file or directory"},
+        {"file": f"{folder}/gone.jpg", "reason": "a link to nothing"},
         {"file": f"{folder}/text.jpg", "reason": "not a picture that Pillow can read"},
     ]
     result = wbcli("predict", "with_val", folder, "--json")
@@ -196,12 +196,21 @@ def test_a_pipe_is_not_waited_for(wbcli, trained, folder):
     os.mkfifo(folder / "pipe.jpg")
     result = wbcli("predict", "with_val", folder / "pipe.jpg")
     assert (result.code, result.out) == (1, "")
-    assert result.err == (
-        f"Error: {folder}/pipe.jpg: expected a picture or a folder, this is neither\n"
-    )
+    assert f"Warning: {folder}/pipe.jpg: not a regular file\n" in result.err
     result = wbcli("predict", "with_val", folder, "--json")
     assert (result.code, len(result.json["images"])) == (1, 6)
     assert f"Warning: {folder}/pipe.jpg: not a regular file\n" in result.err
+
+
+def test_what_is_not_there_is_broken_and_the_rest_is_classified(wbcli, trained, folder):
+    (folder / "link.jpg").symlink_to("nowhere.jpg")
+    result = wbcli("predict", "with_val", folder, "nothing.jpg", "--json")
+    assert (result.code, len(result.json["images"])) == (1, 6)
+    assert result.json["broken"] == [
+        {"file": f"{folder}/link.jpg", "reason": "a link to nothing"},
+        {"file": "nothing.jpg", "reason": "there is no such file or folder"},
+    ]
+    assert result.err.endswith("Error: 2 of 8 files cannot be read\n")
 
 
 def test_many_pictures_by_processes_give_what_this_process_gives(digits, trained, tmp_path):
@@ -219,7 +228,6 @@ def test_many_pictures_by_processes_give_what_this_process_gives(digits, trained
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
-        (["with_val", "nothing.jpg"], 1, "Error: nothing.jpg: there is no such file or folder\n"),
         (["with_val", "empty"], 1, "Error: empty: expected pictures (.jpg, "),
         (["absent", "empty"], 2, "Error: no run 'absent' in runs"),
         (["with_val", "empty", "--json", "--csv"], 2, "Error: --json and --csv exclude"),

@@ -1,5 +1,6 @@
 """data list, data show, data check, data get, data split."""
 
+import shlex
 from pathlib import Path
 
 import click
@@ -225,7 +226,8 @@ def split_command(folder, val, test, output, as_json, seed, **unused):
             [name, sum(of), sum(n > 0 for n in of), max(of), min(of), str(paths[name])]
             for name, of in counts.items()
         ],
-        f"{counted(len(division.class_names), 'class')}; train with wbcli stage1 {output}",
+        f"{counted(len(division.class_names), 'class')}; train with "
+        f"wbcli stage1 {shlex.quote(str(output))}",
     )
 
 

@@ -91,8 +91,7 @@ def predict_command(run, given, top, as_json, as_csv, runs_dir, device, precisio
     elif images:
         _print_table(images, value)
     if broken:
-        what = "is no whole picture" if len(broken) == 1 else "are no whole pictures"
-        raise click.ClickException(f"{len(broken)} of {counted(len(paths), 'file')} {what}")
+        raise click.ClickException(f"{len(broken)} of {counted(len(paths), 'file')} cannot be read")
 
 
 def _print_csv(images: list[dict], broken: list[dict], value: str) -> None:

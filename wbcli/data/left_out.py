@@ -1,5 +1,7 @@
 """Files of a data set that are left out, and problems with the rest."""
 
+import shlex
+
 import numpy as np
 
 from wbcli.data.pictures.decoding import Pictures
@@ -17,7 +19,7 @@ def usable(content: Content, name: str, left_out: set[str], whole: bool = True) 
     if problems:
         others = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise ValueError(
-            f"{problems[0].text}{others}: wbcli data check {name} names them all"
+            f"{problems[0].text}{others}: wbcli data check {shlex.quote(name)} names them all"
             + (", --skip-broken leaves them out" if all(p.file for p in problems) else "")
         )
     if not left_out:

@@ -28,6 +28,7 @@ from wbcli.models.networks import Network
 from wbcli.runs.run import Run
 
 BATCH = 32
+NOT_THERE = "there is no such file or folder"
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,9 @@ class Files(Dataset):
     def read(self, path: Path) -> np.ndarray | str:
         channels, height, width = self.image
         try:
-            if path.exists() and not path.is_file():  # a pipe would be waited for
+            if not path.exists():
+                return "a link to nothing" if path.is_symlink() else NOT_THERE
+            if not path.is_file():  # a pipe would be waited for
                 return "not a regular file"
             content = decoding.read_bytes(path)
             mode = "RGB" if channels == 3 else "L"
@@ -110,23 +113,18 @@ def load(run: Run, checkpoint: str | None = None) -> Model:
 
 
 def find_pictures(given: list[Path]) -> tuple[list[Path], list[str]]:
-    """The files themselves, and the pictures in and below the folders, in sorted order.
+    """The files themselves, there or not, and the pictures below the folders, in sorted order.
 
     Returns:
         The pictures, and sentences about what is left out of the folders.
 
     Raises:
-        FileNotFoundError: a path that is not there.
-        ValueError: a folder without pictures, a pipe or a device.
+        ValueError: a folder without pictures.
     """
     found: list[Path] = []
     notes: list[str] = []
     for path in given:
-        if not path.exists():
-            raise FileNotFoundError(f"{path}: there is no such file or folder")
         inside, left_out = [path], LeftOut()
-        if not path.is_dir() and not path.is_file():
-            raise ValueError(f"{path}: expected a picture or a folder, this is neither")
         if path.is_dir():
             inside = [path / name for name in pictures_below(path, ".", left_out)]
         said = sentences(path, left_out)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import optuna
@@ -217,7 +218,8 @@ def latest(
             on_damage(f"{path}: {error}")
     if not found:
         raise ValueError(
-            f"nothing was tuned for {reference}: search first with wbcli tune {stage} {reference}"
+            f"nothing was tuned for {reference}: search first with "
+            f"wbcli tune {stage} {quote(reference)}"
         )
     return max(found, key=lambda entry: entry[0])[1]
 

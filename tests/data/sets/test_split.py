@@ -72,6 +72,22 @@ def test_what_it_writes_is_a_data_set(photos, wbcli):
     assert (result.code, result.out) == (0, "photos: 35 train, 4 val, 9 test images; no problems\n")
 
 
+def test_a_link_to_nothing_is_left_out(photos, wbcli):
+    (photos / "cat/link.png").symlink_to("nowhere.png")
+    result = wbcli("data", "split", "photos")
+    left_out = "left out of photos: 1 link that leads to nothing, such as cat/link.png"
+    assert (result.code, result.err) == (0, f"Warning: {left_out}\n")
+    assert [sum("link" in path for path in of) for of in listed(photos).values()] == [0, 0, 0]
+
+
+def test_commands_that_are_printed_can_be_copied(photos, wbcli):
+    photos.rename("my photos")
+    assert wbcli("data", "split", "my photos").out.endswith("train with wbcli stage1 'my photos'\n")
+    Path("my photos/test.csv").write_text("path,label\ngone.png,ant\n")
+    error = wbcli("stage1", "my photos", "--image-size", 8).err
+    assert "wbcli data check 'my photos' names them all" in error
+
+
 def test_the_same_command_writes_the_same_lists_and_another_seed_others(photos, wbcli):
     for output, seed in (("a", 3), ("b", 3), ("c", 4)):
         wbcli("data", "split", "photos", "--output", output, "--seed", seed)

@@ -5,6 +5,7 @@ need not have all of them.
 """
 
 import os
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,7 @@ def _read_folders(root: Path, class_names: list[str], run: str) -> tuple[Arrays,
     if folders and len(unknown) == len(folders) and set(folders) <= set(OTHER_SPLITS):
         raise ValueError(
             f"{root}: expected {LAYOUT}, found {', '.join(f'{name}/' for name in folders)} only: "
-            f"to measure on it, name that folder: --data-dir {root / folders[-1]}"
+            f"to measure on it, name that folder: --data-dir {shlex.quote(str(root / folders[-1]))}"
         )
     if unknown:
         raise ValueError(_unknown(place, dict.fromkeys(folders), class_names, run))

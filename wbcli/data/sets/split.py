@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from wbcli.data.pictures import decoding, duplicates
-from wbcli.data.pictures.walk import LeftOut, pictures_below, sentences, subfolders
+from wbcli.data.pictures.walk import DANGLING, LeftOut, pictures_below, sentences, subfolders
 from wbcli.data.sets.own_lists import COLUMNS
 from wbcli.files.storage import write_file
 from wbcli.words import composed, printable, quoted
@@ -53,7 +53,10 @@ def divide(folder: Path, shares: dict[str, float], seed: int) -> Division:
     names = class_folders(folder, left_out)
     pictures = []
     for label, name in enumerate(names):
-        found = pictures_below(folder, name, left_out)
+        found = []
+        for path in pictures_below(folder, name, left_out):
+            there = (folder / path).exists()
+            (found if there else left_out.setdefault(DANGLING, [])).append(path)
         if not found:
             raise ValueError(f"{folder / printable(name)} holds no picture: add some, or delete it")
         pictures += [(label, path) for path in found]
