@@ -209,8 +209,9 @@ class _Step:
         for part in batch.parts(self.config.accumulate):
             with autocast(self.device, self.config.precision, cache=not self.config.graph):
                 losses = self.method.losses(part)
-            losses.backward(share.expand_as(losses))  # the gradient of what `averaged` says
-            self.position.loss_sum.add_(averaged(losses.detach(), share), alpha=len(batch))
+            loss = averaged(losses, share)
+            loss.backward()
+            self.position.loss_sum.add_(loss.detach(), alpha=len(batch))
         self.position.finite_steps += self.position.loss_sum.isfinite()
         self.optimizer.step()
         self.method.after_step()
