@@ -15,6 +15,12 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" + ("es" if noun.endswith(("s", "x", "tch")) else "s")
 
 
+def joined(sentences: list[str], noun: str, most: int = 50) -> str:
+    """The first of them, and how many there are more."""
+    more = [f"and {counted(len(sentences) - most, f'more {noun}')}"] * (len(sentences) > most)
+    return "; ".join([*sentences[:most], *more])
+
+
 def has(count: int) -> str:
     """The verb for so many: has, have."""
     return "has" if count == 1 else "have"

@@ -83,6 +83,12 @@ def test_the_table_and_the_csv_show_accuracy_over_images_beside_that_over_classe
     assert verbose.splitlines()[6].split()[4:8] == ["accuracy", "precision", "recall", "f1"]
 
 
+def test_the_table_of_classes_names_the_split_that_is_measured(wbcli, unbalanced):
+    head = wbcli("eval", "first", "--split", "train", "-v").out.splitlines()[6].split()
+    assert head[2:4] == ["train_images", "train_images"]
+    assert "test_images" in wbcli("eval", "first", "-v").out
+
+
 def test_confusion_follows_split_and_mirror_images(wbcli, unbalanced):
     given = ("--split", "train", "--tta", "--confusion", "train.csv")
     result = wbcli("eval", "first", *given, "--json").json

@@ -31,6 +31,7 @@ def refused(result, code: int, message: str, notes: int = 0) -> None:
 
 
 MISTAKES = [  # command line, exit code, a part of the sentence
+    ("stage1 digitslt --scale 16", 2, "--defer, --beta; --head cosine has it"),
     # the command line itself
     ("balance", 2, "No such command 'balance'"),
     ("--wd 3", 2, "No such option '--wd'"),

@@ -253,5 +253,5 @@ def test_one_class_without_test_images_is_one_class(wbcli):
     size = ("--image-size", 16, "--arch", "resnet8", "--epochs", 1, "--name", "first")
     assert wbcli("stage1", "mine", *size).code == 0
     assert wbcli("eval", "first").err == (
-        "Warning: first: 1 class has no images in this split and is left out of the means\n"
+        "Warning: first: 1 class has no images in this split and is left out of the means: c\n"
     )

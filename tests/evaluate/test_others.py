@@ -73,7 +73,8 @@ def test_every_number_is_that_of_the_predictions(here, wbcli):
     scores, labels = answers(wbcli, "plain", "score")
     result = wbcli("eval", "plain", "--data-dir", "other", "--json")
     assert result.err == (
-        "Warning: plain: 3 classes have no images in this split and are left out of the means\n"
+        "Warning: plain: 3 classes have no images in this split and are left out of the means: "
+        "bee, cat, elk\n"
     )
     found = result.json
     assert (found["split"], found["num_images"], found["num_classes"]) == ("test", 13, 6)
@@ -183,8 +184,8 @@ def test_classes_that_the_run_does_not_know_are_refused_by_name(here, wbcli):
 MISTAKES = {
     "gone.png,ant": "Error: test.csv, line 2: gone.png is missing in other\n",
     "ant/0.png,": "Error: test.csv, line 2: the label of ant/0.png is empty\n",
-    "ant/0.png,ant\nant/0.png,fox": "Error: test.csv, line 3: ant/0.png stands in line 2 too with "
-    "the label 'ant': expected each picture once\n",
+    "ant/0.png,ant\nant/0.png,fox": "Error: test.csv, line 3: ant/0.png stands in line 2, too, "
+    "with the label 'ant': expected each picture once\n",
     "gone.png,ant\ngone2.png,ant": "Error: test.csv, line 2: gone.png is missing in other; "
     "test.csv, line 3: gone2.png is missing in other\n",
     "ant/0.png,Ant\nant/1.png,\ngone.png,fox": "Error: other/test.csv: run plain does not know the "
@@ -283,6 +284,13 @@ def test_data_check_of_such_a_set_says_what_it_is_for(here, wbcli):
     as_list()
     assert wbcli("data", "check", "set").err.endswith(
         f"(there is test.csv); to measure a run on it: wbcli eval RUN --data-dir {here}/set\n"
+    )
+
+
+def test_a_run_without_validation_images_is_told_both_ways_to_some(here, wbcli):
+    assert wbcli("eval", "plain", "--split", "val").err == (
+        "Error: mine was trained without validation images: train stage 1 with --val-per-class N, "
+        "or with a val.csv (wbcli data split --val 0.1 writes one)\n"
     )
 
 

@@ -108,11 +108,12 @@ def eval_command(
     if confusion:
         _write_confusion(confusion, **results[0].pop("confusion"))
     for result in results:
-        absent = sum(c["test_images"] == 0 for c in result["per_class"])
+        absent = [c["name"] for c in result["per_class"] if c["test_images"] == 0]
         if absent:
+            names = ", ".join(absent[:5]) + (", …" if len(absent) > 5 else "")
             console.warn(
-                f"{result['run']}: {counted(absent, 'class')} {has(absent)} no images in this "
-                f"split and {are(absent)} left out of the means"
+                f"{result['run']}: {counted(len(absent), 'class')} {has(len(absent))} no images in "
+                f"this split and {are(len(absent))} left out of the means: {names}"
             )
     if as_json:
         for run, result in zip(chosen, results, strict=True):
@@ -150,7 +151,8 @@ def _print_results(results: list[dict]) -> None:
         if console.verbosity > 0:
             click.echo(f"\n{result['run']}")
             keys = list(result["per_class"][0])
-            console.print_table(keys, [[c[key] for key in keys] for c in result["per_class"]])
+            columns = [f"{result['split']}_images" if k == "test_images" else k for k in keys]
+            console.print_table(columns, [[c[key] for key in keys] for c in result["per_class"]])
 
 
 def _print_csv(results: list[dict]) -> None:

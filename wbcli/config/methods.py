@@ -243,7 +243,11 @@ def settle_options(
     for key, value in given.items():
         if key not in options:
             have = ", ".join(map(option_name, options)) or "none of its own"
-            raise ValueError(f"{option_name(key)}: the {of} {name} does not have it; it has {have}")
+            heads = [head for head in ("cosine", "etf") if key in HEADS[head]] * (of == "method")
+            has = "".join(f"; --head {head} has it" for head in heads)
+            raise ValueError(
+                f"{option_name(key)}: the {of} {name} does not have it; it has {have}{has}"
+            )
         if key in OWN and OWN[key].bounds:
             check_number(key, value, **OWN[key].bounds)
         if key in OWN and OWN[key].choices and value not in (None, *OWN[key].choices):

@@ -102,9 +102,11 @@ class Dataset:
         if name in self.gone:
             raise ValueError(self.gone[name])
         if name == "val" and self.val is None:
+            own = self.source.num_classes is None
+            lists = ", or with a val.csv (wbcli data split --val 0.1 writes one)" * own
             raise ValueError(
                 f"{self.name} was trained without validation images: "
-                "train stage 1 with --val-per-class N"
+                f"train stage 1 with --val-per-class N{lists}"
             )
         if name == "test" and self.test is None:
             raise ValueError(f"{self.name} has no test images, only validation images")

@@ -15,7 +15,7 @@ from wbcli.data.pictures.decoding import BrokenPicture, Pictures
 from wbcli.data.pictures.whole import in_memory
 from wbcli.data.record import OtherClasses, Record
 from wbcli.data.sets import folder, labelled, own_lists
-from wbcli.words import counted, printable
+from wbcli.words import counted, joined, printable
 
 
 def is_measured(config: Config, recorded: Record, data_dir: Path, split: str | None) -> bool:
@@ -98,7 +98,7 @@ def naming_broken(pictures: np.ndarray | Pictures) -> Iterator[None]:
         names = [f"{_where(pictures, i)} ({reason})" for i, reason in found]
         raise ValueError(
             f"{len(found)} of {counted(len(pictures), 'picture')} cannot be read: "
-            f"{labelled.shortened(names, 'file')}: mend {'it' if len(found) == 1 else 'them'}, or "
+            f"{joined(names, 'file')}: mend {'it' if len(found) == 1 else 'them'}, or "
             "leave such files out of this set"
         ) from error
 

@@ -99,10 +99,10 @@ MISTAKES = {  # lines of train.csv: what is said
     ("x" * 5000 + ",ant",): f"train.csv, line 3: {'x' * 80} cannot name a file",
     (f"pictures/ant3.png,{'a' * 201}",): "train.csv, line 3: a label of 201 characters: at most "
     "200 are read",
-    ("pictures/ant0.png,ant",): "train.csv, line 3: pictures/ant0.png stands in line 2 too: "
+    ("pictures/ant0.png,ant",): "train.csv, line 3: pictures/ant0.png stands in line 2, too: "
     "expected each picture once",
     ("./pictures/../pictures/ant0.png,bee",): "train.csv, line 3: ./pictures/../pictures/ant0.png "
-    "stands in line 2 too with the label 'ant': expected each picture once",
+    "stands in line 2, too, with the label 'ant': expected each picture once",
 }
 
 
@@ -145,7 +145,11 @@ NO_LISTS = {  # train.csv: what is said of it
     b"": "mine/train.csv, line 1: no column path: expected the names of the columns, path,label, "
     "got nothing",
     b"path;label\na;b\n": "mine/train.csv, line 1: no column path: expected the names of the "
-    "columns, path,label, got path;label",
+    "columns, path,label, got path;label: separate with commas, not with semicolons",
+    b"path\tlabel\na\tb\n": "mine/train.csv, line 1: no column path: expected the names of the "
+    "columns, path,label, got path\\tlabel: separate with commas, not with tabs",
+    b"PATH,Label\na,b\n": "mine/train.csv, line 1: no column path: expected the names of the "
+    "columns, path,label, got PATH,Label: write them in lower case",
     b"\npath,class\n": "mine/train.csv, line 2: no column label: expected the names of the "
     "columns, path,label, got path,class",
     b"path,label,path\n": "mine/train.csv, line 1: more than one column path: expected the names "
@@ -176,6 +180,26 @@ def test_a_file_that_is_no_list_is_refused(content, mine, wbcli):
     assert str(error.value) == NO_LISTS[content]
     result = wbcli("stage1", "mine", *QUICK)
     assert (result.code, result.err) == (1, f"Error: {Path.cwd()}/{NO_LISTS[content]}\n")
+
+
+def test_what_is_wrong_with_the_other_lists_is_named_too(mine, wbcli):
+    (mine / "train.csv").write_text("path;label\n")
+    (mine / "val.csv").write_text("path,label\npictures/ant0.png,\npictures/ant1.png,ant\n")
+    (mine / "test.csv").write_text("name,label\n")
+    with pytest.raises(ValueError) as error:
+        folder.read(Path(), "mine")
+    assert [text.split(":")[0] for text in str(error.value).split("; ")] == [
+        "mine/train.csv, line 1",
+        "mine/test.csv, line 1",
+        "val.csv, line 2",
+    ]
+
+
+def test_a_folder_beside_the_list_of_its_name_is_said(mine):
+    (mine / "test").mkdir()
+    assert folder.read(Path(), "mine").notes == [
+        "left out of mine: test/, since the list of test images is test.csv"
+    ]
 
 
 def test_lists_and_folders_do_not_mix(mine, wbcli):

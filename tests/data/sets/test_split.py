@@ -132,6 +132,14 @@ def test_a_picture_of_two_classes_stays_in_one_list_and_is_told():
         assert place["a/1.png"] == place["b/x.png"]
 
 
+def test_of_many_pictures_of_two_classes_the_first_five_are_named():
+    write_pictures(Path("photos"), [f"a/{i}.png" for i in range(7)], size=4)
+    shutil.copytree("photos/a", "photos/b")
+    found = split.divide(Path("photos"), {"val": 0.0, "test": 0.3}, 0).notes
+    assert found[0] == "7 copies have another label than the first of them, such as:"
+    assert found[1:] == [f"the same picture as a and as b: a/{i}.png; b/{i}.png" for i in range(5)]
+
+
 @pytest.mark.parametrize("shares", [(0.5, 0.49), (0.0, 0.99), (0.9, 0.05)])
 def test_at_least_one_picture_of_every_class_trains(shares, photos):
     found = split.divide(photos, dict(zip(SHARES, shares, strict=True)), 0)

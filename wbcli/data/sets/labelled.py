@@ -15,9 +15,8 @@ from wbcli.data.pictures.walk import LeftOut, pictures_below, sentences, subfold
 from wbcli.data.sets import lists, own_lists
 from wbcli.data.sets.class_names import numbers
 from wbcli.files.readers import Arrays, Problem
-from wbcli.words import composed, counted, printable, quoted
+from wbcli.words import composed, joined, printable, quoted
 
-SHOWN = 50  # mistakes that are named
 OTHER_SPLITS = ("val", "valid", "validation")
 LAYOUT = "CLASS/picture.jpg, test/CLASS/picture.jpg, or test.csv with the columns path,label"
 
@@ -70,14 +69,8 @@ def _read_list(path: Path, class_names: list[str], run: str) -> tuple[Arrays, li
     wrong = [_unknown(path, lines, class_names, run)] if len(known) < len(rows) else []
     wrong += [problem.text for problem in problems]
     if wrong:
-        raise ValueError(shortened(wrong, "mistake"))
+        raise ValueError(joined(wrong, "mistake"))
     return (pictures, labels), notes
-
-
-def shortened(sentences: list[str], noun: str) -> str:
-    """The first of them, and how many there are more."""
-    more = counted(len(sentences) - SHOWN, f"more {noun}") if len(sentences) > SHOWN else ""
-    return "; ".join(sentences[:SHOWN]) + (f"; and {more}" if more else "")
 
 
 def _read_folders(root: Path, class_names: list[str], run: str) -> tuple[Arrays, list[str]]:

@@ -18,7 +18,7 @@ from wbcli.data.pictures.decoding import Pictures
 from wbcli.data.sets import lists
 from wbcli.data.sets.class_names import numbers, unknown
 from wbcli.files.readers import Content, Problem
-from wbcli.words import composed, counted, printable, quoted
+from wbcli.words import composed, counted, joined, printable, quoted
 
 COLUMNS = ("path", "label")
 LAYOUT = "train.csv and test.csv (val.csv is optional) with the columns path,label"
@@ -58,7 +58,9 @@ def read(root: Path) -> Content:
         for name in ("valid.csv", "validation.csv")
         if (root / name).is_file()
     ]
-    rows = {name: read_rows(root / f"{name}.csv", problems, notes) for name in names}
+    if (root / "test").is_dir():
+        notes.append(f"left out of {root}: test/, since the list of test images is test.csv")
+    rows = _read_all(root, names, problems, notes)
     classes = _classes(root / "train.csv", rows["train"], problems)
     problems += twice(root, rows)
     splits = {
@@ -77,6 +79,26 @@ def read(root: Path) -> Content:
         splits.get("val"),
         problems,
     )
+
+
+def _read_all(
+    root: Path, names: list[str], problems: list[Problem], notes: list[str]
+) -> dict[str, list[Row]]:
+    """The lines of every list.
+
+    Raises:
+        ValueError: at least one is no such list; it names what is wrong with the others, too.
+    """
+    rows, wrong = {}, []
+    for name in names:
+        try:
+            rows[name] = read_rows(root / f"{name}.csv", problems, notes)
+        except ValueError as error:
+            wrong.append(str(error))
+    if wrong:
+        texts = dict.fromkeys([*wrong, *(problem.text for problem in problems)])
+        raise ValueError(joined(list(texts), "mistake"))
+    return rows
 
 
 def measured_on_val(root: Path, test: str, images: int) -> str:
@@ -190,11 +212,21 @@ def _columns(path: Path, line: int, header: list[str], notes: list[str]) -> list
             what = "no column" if column not in names else "more than one column"
             raise ValueError(
                 f"{path}, line {line}: {what} {column}: expected the names of the columns, "
-                f"{','.join(COLUMNS)}, got {shown}"
+                f"{','.join(COLUMNS)}, got {shown}{_hint(names)}"
             )
     if others := [printable(name) for name in names if name not in COLUMNS]:
         notes.append(f"{path}: not used: {counted(len(others), 'column')}, {', '.join(others)}")
     return names
+
+
+def _hint(names: list[str]) -> str:
+    """What is to be done where a list is nearly one."""
+    for character, what in ((";", "semicolons"), ("\t", "tabs")):
+        if len(names) == 1 and character in names[0]:
+            return f": separate with commas, not with {what}"
+    if not set(COLUMNS) <= set(names) and set(COLUMNS) <= {name.lower() for name in names}:
+        return ": write them in lower case"
+    return ""
 
 
 def _wrong(row: Row) -> str | None:
@@ -219,11 +251,11 @@ def twice(root: Path, rows: dict[str, list[Row]]) -> list[Problem]:
             known, other = first.setdefault(key, (name, row))
             if other is row:
                 continue
-            there = f"line {other.line}" if known == name else f"{known}.csv, line {other.line},"
-            label = "" if other.label == row.label else f" with the label {quoted(other.label)}"
+            there = f"line {other.line}" if known == name else f"{known}.csv, line {other.line}"
+            label = "" if other.label == row.label else f", with the label {quoted(other.label)}"
             problems.append(
                 Problem(
-                    f"{name}.csv, line {row.line}: {printable(row.path)} stands in {there} too"
+                    f"{name}.csv, line {row.line}: {printable(row.path)} stands in {there}, too"
                     f"{label}: expected each picture once"
                 )
             )

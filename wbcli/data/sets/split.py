@@ -20,6 +20,7 @@ from wbcli.data.sets.own_lists import COLUMNS
 from wbcli.files.storage import write_file
 from wbcli.words import composed, printable, quoted
 
+SHOWN = 5  # pictures under two labels
 LISTS = ("train", "val", "test")
 OTHER_NAMES = ("valid", "validation")  # of lists and folders of validation images
 Picture = tuple[int, str]  # the number of its class, and its path below the folder
@@ -177,13 +178,16 @@ def _copies(
         if sizes[size] > 1:
             key = duplicates.digest(decoding.read_bytes(folder / picture[1])).tobytes()
         groups.setdefault(key, []).append(picture)
-    for (label, path), *others in groups.values():
-        for other, second in others:
-            if other != label:
-                notes.append(
-                    f"the same picture as {printable(names[label])} and as "
-                    f"{printable(names[other])}: {printable(path)}; {printable(second)}"
-                )
+    twice = [
+        f"the same picture as {printable(names[label])} and as {printable(names[other])}: "
+        f"{printable(path)}; {printable(second)}"
+        for (label, path), *others in groups.values()
+        for other, second in others
+        if other != label
+    ]
+    if twice[SHOWN:]:
+        notes.append(f"{len(twice)} copies have another label than the first of them, such as:")
+    notes += twice[:SHOWN]
     return list(groups.values())
 
 
