@@ -57,7 +57,7 @@ def test_a_list_is_what_spreadsheets_write():
     assert content.class_names == ["big, grey", "small"]
     assert names(content.train) == ["a, b.png", 'say "no".png']
     assert content.test[1].tolist() == [1, 0], "white space around a label is no part of it"
-    assert content.notes == ["mine/train.csv: not used: 1 column, width"]
+    assert content.notes == ["lists in mine: not used: 1 column, width"]
     assert not content.problems
 
 
@@ -180,6 +180,14 @@ def test_a_file_that_is_no_list_is_refused(content, mine, wbcli):
     assert str(error.value) == NO_LISTS[content]
     result = wbcli("stage1", "mine", *QUICK)
     assert (result.code, result.err) == (1, f"Error: {Path.cwd()}/{NO_LISTS[content]}\n")
+
+
+def test_columns_that_are_not_used_are_said_once(mine):
+    for name in ("train", "test"):
+        head, *lines = (mine / f"{name}.csv").read_text().splitlines()
+        wider = [f"{head},width", *(f"{line},3" for line in lines)]
+        (mine / f"{name}.csv").write_text("\n".join(wider))
+    assert folder.read(Path(), "mine").notes == ["lists in mine: not used: 1 column, width"]
 
 
 def test_what_is_wrong_with_the_other_lists_is_named_too(mine, wbcli):

@@ -215,7 +215,9 @@ def _columns(path: Path, line: int, header: list[str], notes: list[str]) -> list
                 f"{','.join(COLUMNS)}, got {shown}{_hint(names)}"
             )
     if others := [printable(name) for name in names if name not in COLUMNS]:
-        notes.append(f"{path}: not used: {counted(len(others), 'column')}, {', '.join(others)}")
+        columns = f"{counted(len(others), 'column')}, {', '.join(others)}"
+        note = f"lists in {path.parent}: not used: {columns}"
+        notes += [note] * (note not in notes)  # once for all lists that have them
     return names
 
 
