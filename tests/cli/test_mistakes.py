@@ -370,7 +370,7 @@ DAMAGED = [  # what is in config.json, command, code, a part of the sentence
         {"tau": float("nan")},
         "eval first",
         1,
-        "at least 0 and at most 100, got nan",
+        "at least 0, got nan",
     ),
     ({"stage": "stage2"}, "eval first", 1, "a stage2 run comes from another, parent is null"),
 ]
