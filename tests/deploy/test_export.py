@@ -130,7 +130,8 @@ def test_every_kind_of_network_has_a_dynamic_batch(tmp_path, arch, form):
     network = networks.build(arch, 7, bottleneck=3 if arch == "resnet8" else None)
     exported = export.Exported(network, [0.5] * 3, [0.25] * 3).eval()
     write, read = (getattr(export, f"_{verb}_{form}") for verb in ("write", "read"))
-    write(exported, torch.zeros(2, 3, 32, 32, dtype=torch.uint8), {}, tmp_path / "file")
+    about = {"image": [3, 32, 32]}
+    write(exported, torch.zeros(2, 3, 32, 32, dtype=torch.uint8), about, tmp_path / "file")
     _, logits = read(tmp_path / "file")
     images = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
     for batch in (images, images[:1]):
