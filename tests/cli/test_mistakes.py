@@ -276,6 +276,7 @@ MISTAKES = [  # command line, exit code, a part of the sentence
     ("bench tune --heads 100000", 2, "expected at most 4096, got 100000"),
     ("bench train --data mnist", 2, "unknown data set 'mnist'"),
     ("bench train --data empty", 1, "found no train/ (there is nothing)"),
+    ("bench train --data digitslt --arch torchvision:resnet18", 2, "--arch torchvision:resnet18"),
     ("bench train --accuracy nan", 2, "expected a finite number, got nan"),
     ("bench train --accuracy 101", 2, "101.0 is not in the range 0<=x<=100"),
     ("bench train --seed -1 --data digitslt", 2, "--seed must be a finite number at least 0"),

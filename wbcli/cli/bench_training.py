@@ -97,8 +97,11 @@ def _default_data(data_dir: str) -> str:
 
 def _bench_training(settings: Config, device, options: dict) -> tuple:
     from wbcli.bench import training, ways
+    from wbcli.models import networks
 
-    load(settings)
+    dataset = load(settings)
+    with wrong_usage():  # before there are processes that could say it
+        networks.for_run(settings, dataset.num_classes)
     results = training.run(settings, options["steps"], options["rounds"], device)
     keys = ("images_per_second", "epochs_per_minute", "peak_mb", "flop_utilisation")
     return (
