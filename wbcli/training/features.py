@@ -16,6 +16,7 @@ from wbcli.data.batches.batch import Batch, bounds
 from wbcli.data.batches.disk import PictureBatches
 from wbcli.data.batches.memory import Batches
 from wbcli.data.batches.rows import FeatureBatches
+from wbcli.data.batches.sampling import epoch_order, epoch_orders
 from wbcli.data.batches.splits import batches_of
 from wbcli.device import autocast, free_bytes
 
@@ -73,19 +74,13 @@ class Features:
         There is one view of an image, whichever stream it comes in.
         """
         view = self._view(seed, epoch % self.views if self.views else epoch, views[:1])
-        orders = [
-            self.images.order(seed, epoch, name, progress, stream)
-            for stream, name in enumerate(streams)
-        ]
+        orders = epoch_orders(streams, self.images.split_labels, seed, epoch, progress)
+        orders = [torch.from_numpy(order).to(self.labels.device) for order in orders]
         places = enumerate(bounds(self.size, self.batch_size))
         for step, (start, stop) in list(places)[first:]:
-            index, *other = (order[start:stop] for order in orders)
-            batch = Batch(self._rows(view, index), self.labels[index], index=index)
-            batch.key = (seed, epoch, step)
-            if other:
-                batch.other_images = self._rows(view, other[0])
-                batch.other_labels = self.labels[other[0]]
-            yield batch
+            indices = [order[start:stop] for order in orders]
+            pairs = [(self._rows(view, index), self.labels[index]) for index in indices]
+            yield Batch.of_streams(pairs, indices[0], (seed, epoch, step))
 
     def _rows(self, view: Tensor, index: Tensor) -> Tensor:
         return view[index.to(view.device)].to(index.device, torch.float32)
@@ -112,7 +107,8 @@ class Features:
             return self._kept[key]
         steps = self.images.steps(seed, number, views=views)
         pairs = ((batch.images, batch.labels) for batch in steps)
-        view = self._compute(pairs, self.images.order(seed, number))
+        order = epoch_order("instance", self.images.split_labels, seed, number)
+        view = self._compute(pairs, torch.from_numpy(order).to(self.labels.device))
         if self.keep or self.views:
             self._kept[key] = view
         return view

@@ -15,6 +15,7 @@ from PIL import Image
 from conftest import encoded, photo, write_folder, write_pictures
 from wbcli.data import datasets, sources
 from wbcli.data.batches.disk import IN_ORDER, Decoder, PictureBatches
+from wbcli.data.batches.sampling import epoch_order
 from wbcli.data.batches.splits import batches_of
 from wbcli.data.datasets import Split
 from wbcli.data.pictures import decoding
@@ -44,7 +45,7 @@ def normalised(image: np.ndarray) -> np.ndarray:
 def test_an_epoch_is_in_its_order_with_the_crops_of_each_picture():
     split = split_of(10)
     batches, decoder = batches_over(split), Decoder(split, SIZE)
-    order = batches.order(seed=3, epoch=1)
+    order = torch.from_numpy(epoch_order("instance", split.labels, seed=3, epoch=1))
     assert order.sort().values.tolist() == list(range(10))
     pairs = [(batch.images, batch.labels) for batch in batches.steps(seed=3, epoch=1)]
     assert [len(labels) for _, labels in pairs] == [4, 4, 2]
@@ -111,7 +112,7 @@ def test_a_view_has_its_crops_in_the_order_of_the_epoch():
     split = split_of(10)
     batches, decoder = batches_over(split), Decoder(split, SIZE)
     images = torch.cat([batch.images for batch in batches.steps(2, 5, view_epoch=1)]).numpy()
-    for i, image in zip(batches.order(2, 5).tolist(), images, strict=True):
+    for i, image in zip(epoch_order("instance", split.labels, 2, 5).tolist(), images, strict=True):
         np.testing.assert_allclose(image, normalised(decoder.decode(2, 1, i)), atol=1e-5)
 
 
@@ -131,7 +132,7 @@ def test_the_first_view_of_the_first_stream_is_what_it_is_alone():
     for streams, views in [TWO, (("instance", "balanced"), ("basic", "none"))]:
         found, index = views_of(batches, 2, 1, streams, views)
         assert torch.equal(found[0], alone)
-        assert index.tolist() == batches.order(2, 1).tolist()
+        assert index.tolist() == epoch_order("instance", batches.split_labels, 2, 1).tolist()
 
 
 @pytest.mark.parametrize("workers", [0, 2])

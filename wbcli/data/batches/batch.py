@@ -39,6 +39,16 @@ class Batch:
     labels2: Tensor | None = None
     lam: Tensor | float | None = None
 
+    @classmethod
+    def of_streams(
+        cls, streams: list[tuple[Views, Tensor]], index: Tensor, key: tuple[int, int, int]
+    ) -> "Batch":
+        """The batch of one or two streams of (images, labels); `index` is of the first."""
+        batch = cls(*streams[0], index=index, key=key)
+        if len(streams) > 1:
+            batch.other_images, batch.other_labels = streams[1]
+        return batch
+
     def __len__(self) -> int:
         return len(self.labels)
 

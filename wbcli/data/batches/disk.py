@@ -7,7 +7,7 @@ stream, and a picture that comes again within an epoch have a number more in the
 Legend: N pictures, B batch, S side of the crop, C channels, V views.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from wbcli.data.batches.augment import AUGMENTATIONS, augmentation
 from wbcli.data.batches.batch import Batch, Normalise, bounds
-from wbcli.data.batches.sampling import epoch_order, occurrences
+from wbcli.data.batches.sampling import epoch_orders, occurrences
 from wbcli.data.datasets import Split
 from wbcli.data.pictures import decoding
 from wbcli.data.pictures.decoding import BrokenPicture
@@ -50,13 +50,6 @@ class PictureBatches:
         self.shape = (image_size, image_size, 3)
         self.workers: Workers | None = None
 
-    def order(
-        self, seed: int, epoch: int, name: str = "instance", progress: float = 0.0, stream: int = 0
-    ) -> Tensor:
-        """The pictures of an epoch in their order, int64 [N] on the device: see `epoch_order`."""
-        order = epoch_order(name, self.split_labels, seed, epoch, progress, stream)
-        return torch.from_numpy(order).to(self.labels.device)
-
     def steps(
         self,
         seed: int,
@@ -69,24 +62,19 @@ class PictureBatches:
         view_epoch: int | None = None,
     ) -> Iterator[Batch]:
         """The batches of an epoch; all as for `Batches.steps`."""
-        orders = [
-            epoch_order(name, self.split_labels, seed, epoch, progress, stream)
-            for stream, name in enumerate(streams)
-        ]
+        orders = epoch_orders(streams, self.split_labels, seed, epoch, progress)
         tickets = self._tickets(orders, views, anew=view_epoch is None)  # [streams · V, N]
         places = list(enumerate(bounds(self.size, self.batch_size)))[first:]
         parts = [tickets[:, start:stop].ravel() for _, (start, stop) in places]
         decoded = self._normalised(parts, seed, epoch if view_epoch is None else view_epoch)
         for (step, (start, stop)), images in zip(places, decoded, strict=True):
-            views_of = list(images.split(stop - start))
-            index, *other = (self._on_device(order[start:stop]) for order in orders)
-            first_views, other_views = views_of[: len(views)], views_of[len(views) :]
-            batch = Batch(_one_or_all(first_views), self.labels[index], index=index)
-            batch.key = (seed, epoch, step)
-            if other:
-                batch.other_images = _one_or_all(other_views)
-                batch.other_labels = self.labels[other[0]]
-            yield batch
+            pictures = images.split(stop - start)  # those of a stream side by side
+            indices = [self._on_device(order[start:stop]) for order in orders]
+            drawn = [
+                (_one_or_all(pictures[s * len(views) : (s + 1) * len(views)]), self.labels[index])
+                for s, index in enumerate(indices)
+            ]
+            yield Batch.of_streams(drawn, indices[0], (seed, epoch, step))
 
     def _tickets(
         self, orders: list[np.ndarray], views: tuple[str, ...], *, anew: bool
@@ -130,8 +118,8 @@ class PictureBatches:
         return torch.from_numpy(index).to(self.labels.device, non_blocking=True)
 
 
-def _one_or_all(views: list[Tensor]) -> Tensor | list[Tensor]:
-    return views if len(views) > 1 else views[0]
+def _one_or_all(views: Sequence[Tensor]) -> Tensor | list[Tensor]:
+    return list(views) if len(views) > 1 else views[0]
 
 
 class Decoder:

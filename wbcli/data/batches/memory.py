@@ -15,7 +15,7 @@ from torch import Tensor
 
 from wbcli.data.batches.augment import augmentation
 from wbcli.data.batches.batch import Batch, Normalise, bounds
-from wbcli.data.batches.sampling import epoch_order
+from wbcli.data.batches.sampling import epoch_orders
 from wbcli.data.datasets import Split
 from wbcli.data.sources import Source
 
@@ -39,13 +39,6 @@ class Batches:
         self.labels = torch.from_numpy(split.labels).to(device)
         self.height, self.width = split.images.shape[2:]
         self.normalise = Normalise(source, device)
-
-    def order(
-        self, seed: int, epoch: int, name: str = "instance", progress: float = 0.0, stream: int = 0
-    ) -> Tensor:
-        """The images of an epoch in their order, int64 [N] on the device: see `epoch_order`."""
-        order = epoch_order(name, self.split_labels, seed, epoch, progress, stream)
-        return torch.from_numpy(order).to(self.labels.device)
 
     def steps(
         self,
@@ -86,10 +79,7 @@ class Batches:
             index, *crops = rows[start : start + width]
             views = [self._crop(index, *crops[i : i + 3]) for i in range(0, len(crops), 3)]
             streams.append((views if num_views > 1 else views[0], self.labels[index]))
-        batch = Batch(*streams[0], index=rows[0], key=key)
-        if len(streams) > 1:
-            batch.other_images, batch.other_labels = streams[1]
-        return batch
+        return Batch.of_streams(streams, rows[0], key)
 
     def evaluate(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image once, in order, uncropped."""
@@ -112,8 +102,9 @@ class Batches:
         For each stream its order, and for each view of it the crops' top, left and flips.
         """
         rows = []
-        for stream, name in enumerate(streams):
-            rows.append(epoch_order(name, self.split_labels, seed, epoch, progress, stream))
+        orders = epoch_orders(streams, self.split_labels, seed, epoch, progress)
+        for stream, order in enumerate(orders):
+            rows.append(order)
             for view, augmented in enumerate(views):
                 key = [1 + view, 1 + stream, VIEW] if view or stream else []
                 crops, flips = augmentation(augmented, self.padding > 0, self.flip)

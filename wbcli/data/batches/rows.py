@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from wbcli.data.batches.batch import Batch, bounds
-from wbcli.data.batches.sampling import epoch_order
+from wbcli.data.batches.sampling import epoch_orders
 from wbcli.data.datasets import Split
 
 
@@ -25,13 +25,6 @@ class FeatureBatches:
         if device.type == "cuda" and 8 * self.rows.nbytes < torch.cuda.mem_get_info(device)[0]:
             self.held = torch.from_numpy(np.asarray(self.rows)).to(device)
         self.labels = torch.from_numpy(split.labels).to(device)
-
-    def order(
-        self, seed: int, epoch: int, name: str = "instance", progress: float = 0.0, stream: int = 0
-    ) -> Tensor:
-        """The rows of an epoch in their order, int64 [N] on the device: see `epoch_order`."""
-        order = epoch_order(name, self.split_labels, seed, epoch, progress, stream)
-        return torch.from_numpy(order).to(self.labels.device)
 
     def steps(
         self,
@@ -48,20 +41,14 @@ class FeatureBatches:
 
         All views of a row are the row.
         """
-        orders = [
-            epoch_order(name, self.split_labels, seed, epoch, progress, stream)
-            for stream, name in enumerate(streams)
-        ]
+        orders = epoch_orders(streams, self.split_labels, seed, epoch, progress)
         for step, (start, stop) in list(enumerate(bounds(self.size, self.batch_size)))[first:]:
             drawn = [torch.from_numpy(order[start:stop]) for order in orders]
             rows = [self._rows(index) for index in drawn]
             rows = [[part] * len(views) if len(views) > 1 else part for part in rows]
-            index = drawn[0].to(self.labels.device)
-            batch = Batch(rows[0], self.labels[index], index=index, key=(seed, epoch, step))
-            if len(rows) > 1:
-                other = drawn[1].to(self.labels.device)
-                batch.other_images, batch.other_labels = rows[1], self.labels[other]
-            yield batch
+            indices = [index.to(self.labels.device) for index in drawn]
+            pairs = [(part, self.labels[i]) for part, i in zip(rows, indices, strict=True)]
+            yield Batch.of_streams(pairs, indices[0], (seed, epoch, step))
 
     def evaluate(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Every row once, in order."""

@@ -69,6 +69,16 @@ def epoch_order(
     return members[first[classes] + generator.integers(0, counts[classes])]
 
 
+def epoch_orders(
+    streams: tuple[str, ...], labels: np.ndarray, seed: int, epoch: int, progress: float
+) -> list[np.ndarray]:
+    """`epoch_order` of each stream."""
+    return [
+        epoch_order(name, labels, seed, epoch, progress, stream)
+        for stream, name in enumerate(streams)
+    ]
+
+
 def _class_aware(
     counts: np.ndarray, members: np.ndarray, first: np.ndarray, generator: np.random.Generator
 ) -> np.ndarray:
