@@ -225,6 +225,11 @@ HEADS: dict[str, dict[str, Option]] = {  # options of the classifiers
 }
 
 
+LINEAR = (("linear", {}),)  # `heads` of a run whose classifier is a plain layer
+# what can follow, after which a classifier is linear in what the one before is linear in
+STAY_LINEAR = ("kept", "tau", "l2", "logit-adjustment", "mla")
+
+
 def entry_of(stage: int, name: str) -> Entry:
     """Raises ValueError for a name that is none of the stage's."""
     if name not in METHODS[stage]:

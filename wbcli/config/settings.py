@@ -13,7 +13,7 @@ from wbcli.config.checks import (
     option_name,
     shown,
 )
-from wbcli.config.methods import METHODS, OWN, Entry, entry_of, first_epoch, settle_options
+from wbcli.config.methods import LINEAR, METHODS, OWN, Entry, entry_of, first_epoch, settle_options
 from wbcli.config.networks import INTERPOLATIONS, check_arch, check_pixels
 from wbcli.data import sources
 from wbcli.data.batches.augment import AUGMENTATIONS
@@ -65,7 +65,6 @@ SHARED = (
     "defer",
     "defer_from",
 )  # options of methods that are settings of their own
-LINEAR = (("linear", {}),)
 SAVE_EVERY = 500  # steps between checkpoints within an epoch
 
 

@@ -3,11 +3,18 @@
 from typing import Any
 
 from wbcli.config.checks import option_name
-from wbcli.config.methods import OWN, Entry, entry_of, settle_head, settle_options
-from wbcli.config.settings import LINEAR, LOSSES, SHARED
+from wbcli.config.methods import (
+    LINEAR,
+    OWN,
+    STAY_LINEAR,
+    Entry,
+    entry_of,
+    settle_head,
+    settle_options,
+)
+from wbcli.config.settings import LOSSES, SHARED
 
 CONSTRAINTS = ("maxnorm", "radius", "unit_norm")
-STAY_LINEAR = ("kept", "tau", "l2", "logit-adjustment", "mla")  # other weights of the same layer
 
 
 def check_one_constraint(options: dict[str, Any]) -> None:

@@ -8,12 +8,11 @@ from typing import Any
 
 from torch import nn
 
+from wbcli.config.methods import STAY_LINEAR
 from wbcli.models.classifiers import HEADS, make
 from wbcli.models.kept import DisAlign, Scaled
 from wbcli.models.linear import Linear, NearestMean, joined, linear_form
 
-# steps after which the classifier is linear in what the one before is linear in
-KEEP = ("kept", "tau", "l2", "logit-adjustment", "mla")
 BESIDE = {"lws": Scaled, "disalign": DisAlign}  # steps that keep it and train numbers beside it
 
 
@@ -47,7 +46,7 @@ def followed(classifier: nn.Module, step: str, num_features: int, **options: Any
         return NearestMean(num_features, classifier.num_classes, normalised=normalised)
     if step == "tde":
         return copy.deepcopy(classifier)
-    if step not in KEEP and step not in BESIDE:
+    if step not in STAY_LINEAR and step not in BESIDE:
         return make(step, num_features, classifier.num_classes, **options)
     form = linear_form(classifier)
     if form is None:
@@ -62,4 +61,4 @@ def is_made(classifier: nn.Module, head: str) -> bool:
     """Whether a classifier is what a step would make: it stays as it is then."""
     if head in BESIDE:
         return False
-    return type(classifier) is (Linear if head in KEEP else HEADS.get(head))
+    return type(classifier) is (Linear if head in STAY_LINEAR else HEADS.get(head))

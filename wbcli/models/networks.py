@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from wbcli.config.methods import LINEAR
 from wbcli.data import sources
 from wbcli.data.pictures.preprocessing import split_arch
 from wbcli.models.assembled import assembled
@@ -30,7 +31,7 @@ class Network(nn.Module):
         num_features: int,
         num_classes: int,
         *,
-        heads: tuple = (("linear", {}),),
+        heads: tuple = LINEAR,
     ):
         super().__init__()
         self.backbone, self.num_features = backbone, num_features
@@ -53,7 +54,7 @@ def build(
     bottleneck: int | None = None,
     init: str = "he",
     image_size: int | None = None,
-    heads: tuple = (("linear", {}),),
+    heads: tuple = LINEAR,
     normalise: str | None = None,
 ) -> Network:
     """A freshly initialised network; its weights come from torch's global generator.
