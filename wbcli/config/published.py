@@ -8,24 +8,20 @@ from wbcli.data.sources import Source
 
 SMALL, IMAGENET, INAT = "in memory", "on disk", "inat18"  # whose values a data set takes
 
-_LDAM = sourced(
-    "Cao et al., NeurIPS 2019, the code on CIFAR",
-    epochs=200,
-    batch_size=128,
-    lr=0.1,
-    momentum=0.9,
-    wd=2e-4,
-    schedule="step",
-    warmup=5,
-    milestones=(0.8, 0.9),
-    step_factor=0.01,
-)
-_CUI = sourced(
-    "Cui et al., CVPR 2019, the code on CIFAR", **{key: old.value for key, old in _LDAM.items()}
-)
-_SSP = sourced(
-    "Yang & Xu, NeurIPS 2020, the code on CIFAR", **{key: old.value for key, old in _LDAM.items()}
-)
+_CIFAR = {
+    "epochs": 200,
+    "batch_size": 128,
+    "lr": 0.1,
+    "momentum": 0.9,
+    "wd": 2e-4,
+    "schedule": "step",
+    "warmup": 5,
+    "milestones": (0.8, 0.9),
+    "step_factor": 0.01,
+}
+_LDAM = sourced("Cao et al., NeurIPS 2019, the code on CIFAR", **_CIFAR)
+_CUI = sourced("Cui et al., CVPR 2019, the code on CIFAR", **_CIFAR)
+_SSP = sourced("Yang & Xu, NeurIPS 2020, the code on CIFAR", **_CIFAR)
 _MENON = "Menon et al., ICLR 2021, appendix D"
 _MENON_LARGE = {"epochs": 90, "batch_size": 512, "lr": 0.4, "momentum": 0.9}
 _MENON_LARGE |= {"schedule": "cosine", "warmup": 5}
@@ -43,18 +39,7 @@ PUBLISHED: dict[str, dict[str, dict[str, Default]]] = {
         )
     },
     "logit-adjustment": {
-        SMALL: sourced(
-            _MENON,
-            epochs=200,
-            batch_size=128,
-            lr=0.1,
-            momentum=0.9,
-            wd=1e-4,
-            schedule="step",
-            warmup=5,
-            milestones=(0.8, 0.9),
-            step_factor=0.1,
-        ),
+        SMALL: sourced(_MENON, **_CIFAR | {"wd": 1e-4, "step_factor": 0.1}),
         IMAGENET: sourced(_MENON, wd=5e-4, **_MENON_LARGE),
         INAT: sourced(_MENON, wd=1e-4, **_MENON_LARGE),
     },
