@@ -193,6 +193,7 @@ MISTAKES = [  # command line, exit code, a part of the sentence
     ("tune normalize first --trials 1000000000", 2, "expected at most 100000, got 1000000000"),
     # reproduce
     ("reproduce table1", 2, "'table1' is not one of 'ablation', 'methods', 'imbalance'"),
+    ("reproduce methods --search 3 --val-per-class 2", 2, "as it is: leave --search out"),
     ("reproduce --dataset mnist", 2, "unknown data set 'mnist': choose one of digitslt"),
     ("reproduce --dataset ''", 2, "expected the name of a data set, or a folder, got ''"),
     ("reproduce --loss ce", 2, "--loss is settled by the rows of a study: leave it out"),

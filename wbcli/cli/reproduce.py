@@ -151,10 +151,8 @@ def _refuse_what_is_settled(study: str, options: dict) -> None:
             "ablation trains the last two and five layers, which are known of our own networks "
             "only: take another --arch, or another study, such as imbalance"
         )
-    if study == "methods":
-        for key in ("method", "head", "trials"):
-            if options.get(key) is not None:
-                raise ValueError(f"methods trains each method as it is: leave --{key} out")
+    if study == "methods" and options["trials"]:
+        raise ValueError("methods trains each method as it is: leave --search out")
     if study in DRAWN and options["trials"]:
         raise ValueError(f"--search finds values of rows that follow stage 1: {study} has none")
 
