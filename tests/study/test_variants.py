@@ -18,6 +18,7 @@ from wbcli.study import variants
 from wbcli.training import session
 
 VARIANTS = ["naive", "L2-norm", "WD", "MaxNorm"]
+WITH_BOTH = [*VARIANTS, "WD + MaxNorm"]
 COUNTS = [104, 67, 43, 28, 18, 11, 7, 4, 3, 2]
 
 
@@ -75,7 +76,7 @@ def test_the_heat_maps_show_the_row_norms_of_the_first_seed(studies, drawn, tmp_
     result = variants.norms(make_lab(studies), [5, 4], tmp_path, COUNTS)
     (panels, counts), *others = drawn.args
     assert not others
-    assert [name for name, _ in panels] == [row["name"] for row in result["rows"]] == VARIANTS
+    assert [name for name, _ in panels] == [row["name"] for row in result["rows"]] == WITH_BOTH
     assert counts == COUNTS
     assert drawn.saved == [(tmp_path, "norms")]
     for row, (_, norms) in zip(result["rows"], panels, strict=True):
@@ -92,24 +93,24 @@ def test_the_heat_maps_show_the_row_norms_of_the_first_seed(studies, drawn, tmp_
 
 
 def constraint_of(name: str) -> str | None:
-    return {"L2-norm": "unit_norm", "MaxNorm": "max_norm"}.get(name)
+    return {"L2-norm": "unit_norm", "MaxNorm": "max_norm", "WD + MaxNorm": "max_norm"}.get(name)
 
 
-def test_the_radius_lies_between_the_rows_of_the_naive_network_of_its_seed(studies, drawn):
-    """δ = min + 0.1·(max − min); each seed has its own."""
+def test_the_radius_lies_between_the_rows_of_the_free_network_of_its_seed(studies, drawn):
+    """δ = min + 0.1·(max − min); each seed has its own, with weight decay and without."""
     variants.norms(make_lab(studies), [5, 4], studies / "figures", COUNTS)
     found = {5: {}, 4: {}}
     for run in parts(studies):
         if run.config().seed in found:
             found[run.config().seed][run.config().constraint(), run.config().wd] = run
     for by_settings in found.values():
-        norms = by_settings[None, 0.0].metrics()[-1]["row_norms"]
-        expected = min(norms) + 0.1 * (max(norms) - min(norms))
-        bound = by_settings["max_norm", 0.0]
-        assert bound.config().radius == pytest.approx(expected, rel=1e-6)
-        assert max(bound.metrics()[-1]["row_norms"]) <= expected * (1 + 1e-5)
-        assert (None, 2e-3) in by_settings, "weight decay: the recipe's λ"
-    assert len(found[5]) == len(found[4]) == 4
+        for wd in (0.0, 2e-3):  # naive, and the recipe's λ
+            norms = by_settings[None, wd].metrics()[-1]["row_norms"]
+            expected = min(norms) + 0.1 * (max(norms) - min(norms))
+            bound = by_settings["max_norm", wd]
+            assert bound.config().radius == pytest.approx(expected, rel=1e-6)
+            assert max(bound.metrics()[-1]["row_norms"]) <= expected * (1 + 1e-5)
+    assert len(found[5]) == len(found[4]) == 5
 
 
 def test_norms_share_their_runs_with_the_sweep(drawn, monkeypatch, tmp_path):
@@ -117,7 +118,11 @@ def test_norms_share_their_runs_with_the_sweep(drawn, monkeypatch, tmp_path):
     variants.sweep(make_lab(epochs=1), [0], tmp_path)
     journal = Journal()
     variants.norms(make_lab(listen=journal, epochs=1), [0], tmp_path, COUNTS)
-    assert journal.labels == ["seed 0: L2-norm", "seed 0: MaxNorm"]
+    assert journal.labels == [
+        "seed 0: L2-norm",
+        "seed 0: MaxNorm",
+        "seed 0: WD + MaxNorm",
+    ]
 
 
 def test_constraints_project_as_they_are_told(drawn, tmp_path):

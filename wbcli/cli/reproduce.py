@@ -54,7 +54,7 @@ def reproduce_command(study, as_json, runs_dir, **options):
       imbalance    seven of them at imbalance factors 100, 50 and 10
       large-scale  the same seven on ImageNet-LT and iNaturalist 2018
       wd-sweep     accuracy against the weight decay of stage 1
-      norms        row norms over the epochs under four constraints
+      norms        row norms over the epochs: naive, L2, WD, MaxNorm, WD + MaxNorm
       weights2d    classifier rows in two dimensions under four constraints
 
     Without arguments: the ablation on the digits that ship with wbcli, three seeds. Options
@@ -238,8 +238,9 @@ def _caption(result: dict, limits: dict) -> str:
         f"{result['dataset']}: test accuracy in per cent, mean over classes, last epoch, {spread}; "
         f"many: over {limits['many']} training images, few: under {limits['few']}"
     )
-    if "values" in result:
+    if any(row.get("clipped") for row in result["rows"]):
         text += "; clipped: rows that MaxNorm holds at its radius, per cent"
+    if "values" in result:
         text += f"\nvalues of the rows: {result['values']}"
     return text
 

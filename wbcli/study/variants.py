@@ -18,7 +18,7 @@ from wbcli.training.lab import Lab, last_epoch
 
 SWEEP = (0.0, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2)
 MAX_FRAMES = 40  # of the animation, after its first
-T = 0.1  # of MaxNorm in stage 1: its radius lies between the rows of the naive network
+T = 0.1  # of MaxNorm in stage 1: its radius lies between the rows of the network without it
 
 
 def sweep(lab: Lab, seeds: list[int], folder: Path) -> dict[str, Any]:
@@ -36,6 +36,7 @@ def sweep(lab: Lab, seeds: list[int], folder: Path) -> dict[str, Any]:
 def norms(lab: Lab, seeds: list[int], folder: Path, class_counts: list[int]) -> dict[str, Any]:
     """Row norms over the epochs, of the first seed. Source: the paper's figure 2."""
     variants = _train(lab, seeds)
+    variants["WD + MaxNorm"] = [_bounded(lab, run, "WD + MaxNorm") for run in variants["WD"]]
     panels = [
         (name, [row["row_norms"] for row in runs[0].metrics()]) for name, runs in variants.items()
     ]
@@ -63,24 +64,24 @@ def weights_2d(lab: Lab, seeds: list[int], folder: Path, class_counts: list[int]
 def _train(lab: Lab, seeds: list[int], **options: Any) -> dict[str, list[Run]]:
     """Naive, L2-constrained, with weight decay and with MaxNorm: the runs by seed.
 
-    The two constraints come without weight decay; δ = min + T·(max − min) of the naive rows.
+    The two constraints come without weight decay.
     """
-    variants: dict[str, list[Run]] = {"naive": [], "L2-norm": [], "WD": [], "MaxNorm": []}
-    project = lab.options.get("project")  # of the constraints
-    for seed in seeds:
-        settings: dict[str, dict[str, Any]] = {
-            "naive": {"wd": 0.0},
-            "L2-norm": {"wd": 0.0, "unit_norm": True, "project": project},
-            "WD": {},
-        }
-        for name, own in settings.items():
-            run = lab.stage1(seed, f"seed {seed}: {name}", **own, **options)
-            variants[name].append(run)
-        radius = relative_radius(variants["naive"][-1].load_weights()["classifier.weight"], T)
-        own = {"wd": 0.0, "radius": radius, "project": project}
-        run = lab.stage1(seed, f"seed {seed}: MaxNorm", **own, **options)
-        variants["MaxNorm"].append(run)
-    return variants
+    naive = [lab.stage1(seed, f"seed {seed}: naive", wd=0.0, **options) for seed in seeds]
+    unit = {"wd": 0.0, "unit_norm": True, "project": lab.options.get("project")}
+    return {
+        "naive": naive,
+        "L2-norm": [lab.stage1(s, f"seed {s}: L2-norm", **unit, **options) for s in seeds],
+        "WD": [lab.stage1(seed, f"seed {seed}: WD", **options) for seed in seeds],
+        "MaxNorm": [_bounded(lab, run, "MaxNorm", **options) for run in naive],
+    }
+
+
+def _bounded(lab: Lab, free: Run, name: str, **options: Any) -> Run:
+    """The same training under MaxNorm, with δ = min + T·(max − min) of the rows of `free`."""
+    settings = free.config()
+    radius = relative_radius(free.load_weights()["classifier.weight"], T)
+    own = {"wd": settings.wd, "radius": radius, "project": lab.options.get("project")}
+    return lab.stage1(settings.seed, f"seed {settings.seed}: {name}", **own, **options)
 
 
 def _row(name: str, runs: list[Run]) -> dict[str, Any]:
