@@ -1,20 +1,10 @@
 """Methods compared under one harness: paired differences, and what follows what."""
 
-import math
-
 import pytest
 
 from training.test_lab import make_lab
 from wbcli.config.methods import METHODS
 from wbcli.study import methods
-
-
-def test_the_interval_of_paired_differences_by_hand():
-    """1, 2, 3: mean 2, standard deviation 1, and 4.303 of it over √3 to either side."""
-    found = methods.interval([1.0, 2.0, 3.0])
-    half = 4.303 / math.sqrt(3)
-    assert found == pytest.approx({"mean": 2, "low": 2 - half, "high": 2 + half})
-    assert methods.interval([1.0]) is None
 
 
 def test_every_method_is_paired_with_ce_and_with_its_stage2(monkeypatch):

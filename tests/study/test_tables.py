@@ -1,5 +1,6 @@
 """The paper's tables: which row trains with what, its figures, and the runs behind them."""
 
+import math
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -386,7 +387,7 @@ def outcomes() -> dict[str, dict]:
 def test_every_row_is_searched_with_the_same_budget(monkeypatch):
     """Rows of more layers than are searched take the values of one, whatever their order."""
     asked = {"tau": [], "trained": 0}
-    monkeypatch.setattr(presets.heads, "evaluate_taus", count_taus(asked["tau"]))
+    monkeypatch.setattr(presets.heads, "evaluate_adjusted", count_taus(asked["tau"]))
     monkeypatch.setattr(presets, "_train_heads", lambda lab, row, parent, base, c: [1.0] * len(c))
     in_memory = optuna.create_study
     monkeypatch.setattr(
@@ -411,7 +412,8 @@ def test_every_row_is_searched_with_the_same_budget(monkeypatch):
 
 
 def count_taus(asked):
-    def evaluate(classifier, chosen_on, taus):
+    def evaluate(name, classifier, class_counts, chosen_on, taus):
+        assert name == "tau"
         asked.append(taus)
         return [1.0 for _ in taus]
 
@@ -441,7 +443,7 @@ def test_a_search_takes_the_mean_over_the_seeds(monkeypatch):
 def test_tau_is_the_best_mean_over_the_seeds(monkeypatch):
     """Means over two seeds of 0, 1.5 and 3: 2, 3.5 and 3."""
     by_seed = iter([[4.0, 3.0, 1.0], [0.0, 4.0, 5.0]])
-    monkeypatch.setattr(presets.heads, "evaluate_taus", lambda *args: next(by_seed))
+    monkeypatch.setattr(presets.heads, "evaluate_adjusted", lambda *args: next(by_seed))
     row = Row(False, "tau-norm")
     values, _, labels = search([row], [0, 1], Budget(3, 2, 5))
     assert values(row) == {"tau": 1.5}
@@ -495,3 +497,11 @@ def test_a_candidate_that_diverges_loses(monkeypatch):
     assert found["trials"][0]["accuracy"] == 0.0
     assert found["trials"][1]["accuracy"] > 0
     assert found["best"]["params"] == found["trials"][1]["params"]
+
+
+def test_the_interval_of_paired_differences_by_hand():
+    """1, 2, 3: mean 2, standard deviation 1, and 4.303 of it over √3 to either side."""
+    found = study_tables.interval([1.0, 2.0, 3.0])
+    half = 4.303 / math.sqrt(3)
+    assert found == pytest.approx({"mean": 2, "low": 2 - half, "high": 2 + half})
+    assert study_tables.interval([1.0]) is None

@@ -15,7 +15,7 @@ from wbcli.methods.make import for_run
 from wbcli.models.networks import Network
 from wbcli.training import heads
 from wbcli.training.fit import fit, make_optimizer
-from wbcli.training.heads import evaluate_candidates, evaluate_taus, train_heads
+from wbcli.training.heads import evaluate_adjusted, evaluate_candidates, train_heads
 
 COUNTS = [40, 22, 12, 7, 4, 3, 2]
 K, D = len(COUNTS), 5
@@ -223,7 +223,9 @@ IDENTITY = linear(torch.eye(5).tolist(), [0.0] * 5)
 
 
 def test_accuracy_is_the_mean_over_the_classes_that_have_images():
-    assert evaluate_taus(IDENTITY, BY_HAND, [0.0]) == pytest.approx([100 * (2 / 3 + 1 + 0) / 3])
+    assert evaluate_adjusted("tau", IDENTITY, [], BY_HAND, [0.0]) == pytest.approx(
+        [100 * (2 / 3 + 1 + 0) / 3]
+    )
 
 
 def test_accuracy_of_candidates_by_hand():
@@ -254,7 +256,7 @@ def test_taus_measure_explicitly_normalised_classifiers(start):
         by_class = [(predicted[measured.labels == k] == k).double().mean() for k in range(K)]
         expected.append(100 * sum(by_class).item() / K)
     assert len(set(expected)) == len(taus)
-    assert evaluate_taus(start, measured, taus) == pytest.approx(expected)
+    assert evaluate_adjusted("tau", start, [], measured, taus) == pytest.approx(expected)
 
 
 def test_taus_by_hand():
@@ -265,7 +267,9 @@ def test_taus_by_hand():
     """
     classifier = linear([[2.0, 0.0], [0.0, 0.0]], [0.0, 0.5])
     seen = Rows([[0.2, 7.0], [0.3, 7.0], [1.0, 7.0]], [0, 0, 0])
-    assert evaluate_taus(classifier, seen, [1.0, 0.0]) == pytest.approx([100 / 3, 200 / 3])
+    assert evaluate_adjusted("tau", classifier, [], seen, [1.0, 0.0]) == pytest.approx(
+        [100 / 3, 200 / 3]
+    )
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,16 @@ from wbcli.data.pictures.preprocessing import split_arch
 from wbcli.files import storage
 from wbcli.runs import find
 
-STUDIES = ("ablation", "methods", "imbalance", "large-scale", "wd-sweep", "norms", "weights2d")
+STUDIES = (
+    "ablation",
+    "maxnorm",
+    "methods",
+    "imbalance",
+    "large-scale",
+    "wd-sweep",
+    "norms",
+    "weights2d",
+)
 DRAWN = ("wd-sweep", "norms", "weights2d")  # studies with a figure
 SETTLED = ("loss", "radius", "unit_norm")  # by the rows of a study
 GROUPS = ("many", "medium", "few", "all")
@@ -50,6 +59,7 @@ def reproduce_command(study, as_json, runs_dir, **options):
 
     \b
       ablation     every combination of the method's parts
+      maxnorm      each loss of stage 2 with weight decay, MaxNorm, both
       methods      every method, each with stage 2 of weight balancing on top
       imbalance    seven of them at imbalance factors 100, 50 and 10
       large-scale  the same seven on ImageNet-LT and iNaturalist 2018
@@ -91,12 +101,13 @@ def reproduce_command(study, as_json, runs_dir, **options):
 
 
 def _run(study: str, lab, seeds: list[int], budget, figures: Path, class_counts: list[int]) -> dict:
-    from wbcli.study import methods, tables
+    from wbcli.study import maxnorm, methods, tables
 
     if study == "methods":
         return methods.compare(lab, seeds)
     run_table = {
         "ablation": tables.ablation,
+        "maxnorm": maxnorm.compare,
         "imbalance": tables.imbalance,
         "large-scale": tables.large_scale,
     }
@@ -173,10 +184,12 @@ def _print_rows(result: dict, limits: dict) -> None:
     paper = result.get("paper_dataset")
     columns = ["row", "layers", *GROUPS, "clipped"]
     columns += [f"paper ({paper}): many", *GROUPS[1:]] if paper else []
+    columns += [f"all, less {other}" for other in _others(result)]
     rows = [
         [row["name"], row["layers"] or None, *[_cell(row["ours"][group]) for group in GROUPS]]
         + [_cell(row["clipped"], digits=0)]
         + ([row["paper"][group] for group in GROUPS] if paper else [])
+        + [_interval(row["against"][other]) for other in _others(result)]
         for row in result["rows"]
     ]
     console.print_table(columns, rows, _caption(result, limits))
@@ -186,17 +199,18 @@ def _print_rows(result: dict, limits: dict) -> None:
 
 
 def _print_methods(result: dict, limits: dict) -> None:
-    others = list(result["rows"][0]["against"])
     rows = [
         [row["name"], *[_cell(row["ours"][group]) for group in GROUPS]]
-        + [_interval(row["against"][other]) for other in others]
+        + [_interval(row["against"][other]) for other in _others(result)]
         for row in result["rows"]
     ]
-    columns = ["method", *GROUPS, *[f"all, less {other}" for other in others]]
-    caption = _caption(result, limits)
-    if len(result["seeds"]) > 1:
-        caption += "\nless: mean of the paired differences and its 95 % interval (Student's t)"
-    console.print_table(columns, rows, caption)
+    columns = ["method", *GROUPS, *[f"all, less {other}" for other in _others(result)]]
+    console.print_table(columns, rows, _caption(result, limits))
+
+
+def _others(result: dict) -> list[str]:
+    """What every row is paired with."""
+    return list(result["rows"][0].get("against", {}))
 
 
 def _interval(value: dict | None) -> str:
@@ -242,6 +256,8 @@ def _caption(result: dict, limits: dict) -> str:
         text += "; clipped: rows that MaxNorm holds at its radius, per cent"
     if "values" in result:
         text += f"\nvalues of the rows: {result['values']}"
+    if count > 1 and _others(result):
+        text += "\nless: mean of the paired differences and its 95 % interval (Student's t)"
     return text
 
 

@@ -1,24 +1,15 @@
-"""Every method under one harness: the same seeds and recipe, weight balancing's stage 2 on top.
+"""Every method under one harness: the same seeds and recipe, weight balancing's stage 2 on top."""
 
-Legend: S seeds.
-"""
-
-import math
-import statistics
 from typing import Any
 
 from wbcli.config.methods import METHODS
 from wbcli.runs.run import Run
-from wbcli.study.tables import GROUPS, mean_and_std
+from wbcli.study.tables import GROUPS, interval, mean_and_std
 from wbcli.training.lab import Lab, last_epoch
 
 BASE = "ce"  # what the methods of stage 2, and those without training, follow
 NO_CLASSIFIER = ("ssp",)  # methods whose runs predict no classes
 ON_OTHERS = {"tde": "deconfound"}  # what needs another stage 1 than BASE
-T_975 = (  # quantile of Student's t with S − 1 degrees of freedom, S = 2 …
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-)
 
 
 def compare(lab: Lab, seeds: list[int]) -> dict[str, Any]:
@@ -68,18 +59,3 @@ def _row(name: str, last: dict[str, list[dict]]) -> dict[str, Any]:
         "ours": {group: mean_and_std([row[group] for row in last[name]]) for group in GROUPS},
         "against": {other: interval(differences(other)) for other in (BASE, f"{BASE}, then wb")},
     }
-
-
-def interval(differences: list[float]) -> dict[str, Any] | None:
-    """Mean and 95 % interval of paired differences, by Student's t; None for one of them.
-
-    Args:
-        differences: [S].
-    """
-    count = len(differences)
-    if count < 2:
-        return None
-    mean = statistics.fmean(differences)
-    quantile = T_975[min(count - 2, len(T_975) - 1)]
-    half = quantile * statistics.stdev(differences) / math.sqrt(count)
-    return {"mean": mean, "low": mean - half, "high": mean + half}

@@ -7,10 +7,11 @@ of trials for every row.
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean
+from typing import NamedTuple
 
 from wbcli.config.settings import Config
 from wbcli.runs.run import Run
-from wbcli.study.rows import Preset, Row
+from wbcli.study.rows import POST_HOC, Preset, Row
 from wbcli.training import heads
 from wbcli.training.lab import Lab, last_epoch
 from wbcli.words import counted
@@ -82,6 +83,13 @@ PRESETS: dict[str, dict[tuple[str, int], Preset]] = {  # by row and layers
 }
 
 
+class Known(NamedTuple):
+    """Values by row and number of layers, and where they come from."""
+
+    table: dict[tuple[str, int], Preset]
+    origin: str
+
+
 @dataclass(frozen=True)
 class Budget:
     """An equal search for every row: so many trials, on so many validation images of a class.
@@ -94,13 +102,21 @@ class Budget:
     layers: int
 
 
-def values(
-    lab: Lab, rows: list[Row], seeds: list[int], budget: Budget | None
-) -> tuple[Callable[[Row], Preset], str]:
-    """What a row trains with, and where that comes from: the presets, or a search here."""
-    dataset = lab.options["dataset"]
+def of_ablation(dataset: str) -> Known:
+    """The values of the paper's rows."""
     table = PRESETS.get(dataset, PRESETS["fashionmnistlt"])
-    origin = ORIGINS.get(dataset, ELSEWHERE)
+    return Known(table, ORIGINS.get(dataset, ELSEWHERE))
+
+
+def values(
+    lab: Lab, rows: list[Row], seeds: list[int], budget: Budget | None, known: Known | None = None
+) -> tuple[Callable[[Row], Preset], str]:
+    """What a row trains with, and where that comes from: `known`, or a search here.
+
+    Args:
+        known: values by row; None: those of the paper's rows.
+    """
+    table, origin = known or of_ablation(lab.options["dataset"])
     if budget:
         table = {
             (row.name, row.layers): _search(lab, row, seeds, budget)
@@ -116,6 +132,7 @@ def values(
         for one in rows:  # the paper names the same parts in another order there
             if one.layers == 1 and one.parts() == row.parts() and (one.name, 1) in table:
                 return table[one.name, 1]
+        dataset = lab.options["dataset"]
         raise ValueError(f"{dataset}: no values for {row.title}: find some with --search N")
 
     return values_of, origin
@@ -130,7 +147,8 @@ def _search(lab: Lab, row: Row, seeds: list[int], budget: Budget) -> Preset:
     parents = [lab.stage1(seed, f"seed {seed}, {first}", **own) for seed in seeds]
     if row.searched() == ("tau",):
         taus = tune.tau_grid(budget.trials)
-        return {"tau": taus[tune.middle_best(_accuracies_of_taus(lab, parents, taus))]}
+        accuracies = _accuracies_of_taus(lab, POST_HOC[row.after], parents, taus)
+        return {"tau": taus[tune.middle_best(accuracies)]}
     options = row.stage2_options({"lr": 0.01, "wd": 0.0, "maxnorm": 0.1}, parents[0].config().wd)
     bases = [lab.stage2_settings(parent, **options) for parent in parents]
 
@@ -177,9 +195,14 @@ def _train_runs(
     return accuracies
 
 
-def _accuracies_of_taus(lab: Lab, parents: list[Run], taus: list[float]) -> list[float]:
+def _accuracies_of_taus(
+    lab: Lab, method: str, parents: list[Run], taus: list[float]
+) -> list[float]:
     by_seed = []
     for parent in parents:
-        network, splits = lab.frozen(parent, lab.stage2_settings(parent))
-        by_seed.append(heads.evaluate_taus(network.classifier, splits["val"], taus))
+        settings = lab.stage2_settings(parent)
+        network, splits = lab.frozen(parent, settings)
+        counts = lab.dataset(settings).class_counts
+        scored = heads.evaluate_adjusted(method, network.classifier, counts, splits["val"], taus)
+        by_seed.append(scored)
     return [fmean(values) for values in zip(*by_seed, strict=True)]

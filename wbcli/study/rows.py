@@ -4,14 +4,16 @@ from dataclasses import dataclass
 from typing import Any
 
 Preset = dict[str, Any]  # wd, lr, maxnorm, tau, loss: options of stage 2 and of normalize
+LOSSES = {"CE": "ce", "LA": "logit-adjustment"}  # CB is the one of the preset
+POST_HOC = {"tau-norm": "tau", "L2-norm": "tau", "LA post hoc": "logit-adjustment"}
 
 
 @dataclass(frozen=True)
 class Row:
     """A row of a table: stage 1 with λ = 0 (`naive`) or tuned, and what follows it.
 
-    after: None, `tau-norm`, `L2-norm`, or losses and constraints such as `CB + WD + MaxNorm`,
-    for the last `layers` layers.
+    after: None, one of POST_HOC, or losses and constraints such as `CB + WD + MaxNorm`, for the
+        last `layers` layers. LA is logit adjustment.
     """
 
     tuned: bool
@@ -31,7 +33,7 @@ class Row:
     def searched(self) -> tuple[str, ...]:
         """The options that a search may vary in this row."""
         if not self.layers:
-            return ("tau",) if self.after == "tau-norm" else ()
+            return ("tau",) if self.after in ("tau-norm", "LA post hoc") else ()
         parts = self.parts()
         return ("lr",) + ("wd",) * ("WD" in parts) + ("maxnorm",) * ("MaxNorm" in parts)
 
@@ -45,7 +47,7 @@ class Row:
         wd = values["wd"] if "WD" in parts else default_wd if "default WD" in parts else 0.0
         options = {
             "layers": self.layers,
-            "loss": "ce" if "CE" in parts else values.get("loss", "cb"),
+            "loss": next((LOSSES[p] for p in LOSSES if p in parts), values.get("loss", "cb")),
             "lr": values["lr"],
             "wd": wd,
         }

@@ -1,9 +1,12 @@
 """The paper's tables, rerun row by row.
 
 A row is named as in the paper's tables: `naive`, `WD`, or `WD, then …` with what follows stage 1.
+
+Legend: S seeds.
 """
 
 import json
+import math
 import statistics
 from collections.abc import Callable
 from importlib.resources import files
@@ -12,11 +15,15 @@ from typing import Any
 from wbcli.runs.run import Run
 from wbcli.study import presets
 from wbcli.study.presets import Budget
-from wbcli.study.rows import Preset, Row
+from wbcli.study.rows import POST_HOC, Preset, Row
 from wbcli.training.lab import Lab, last_epoch
 
 GROUPS = ("many", "medium", "few", "all")
 IMBALANCE_FACTORS = (100, 50, 10)
+T_975 = (  # quantile of Student's t with S − 1 degrees of freedom, S = 2 …
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+)
 
 
 def paper_tables() -> dict[str, Any]:
@@ -59,7 +66,7 @@ def run_row(lab: Lab, row: Row, seed: int, values: Preset, **options: Any) -> Ru
         return first
     if not row.layers:
         tau = values["tau"] if row.searched() else 1.0
-        return lab.normalize(first, label, tau=tau)
+        return lab.normalize(first, label, method=POST_HOC[row.after], tau=tau)
     return lab.stage2(first, label, **row.stage2_options(values, first.config().wd))
 
 
@@ -68,22 +75,36 @@ def run_table(
     rows: list[tuple[Row, dict[str, float] | None]],
     seeds: list[int],
     values_of: Callable[[Row], Preset],
+    against: tuple[str, ...] = (),
     **options: Any,
 ) -> list[dict[str, Any]]:
     """Run every row with every seed; its figures beside the paper's.
 
+    Args:
+        against: names of rows that every row is paired with, seed by seed.
+
     Returns:
         For each row `name`, `layers`, `paper`, `ours` (group → `mean`, `std`), `clipped` (the
         share of rows that MaxNorm clipped in the last epoch, per cent; None without MaxNorm),
-        `settings`.
+        `settings`, and where asked for `against`: name → `interval` over all classes.
     """
     runs = {}  # by seed first: the rows of a seed share the features of their networks
     for seed in seeds:
         for index, (row, _) in enumerate(rows):
             runs[index, seed] = run_row(lab, row, seed, values_of(row), **options)
+    epochs = [[last_epoch(runs[index, seed]) for seed in seeds] for index in range(len(rows))]
+    index_of = {row.name: index for index, (row, _) in enumerate(rows)}
+
+    def paired(last: list[dict], other: str) -> dict[str, float] | None:
+        return interval(
+            [
+                a["accuracy"]["all"] - b["accuracy"]["all"]
+                for a, b in zip(last, epochs[index_of[other]], strict=True)
+            ]
+        )
+
     results = []
-    for index, (row, paper) in enumerate(rows):
-        last = [last_epoch(runs[index, seed]) for seed in seeds]
+    for (row, paper), last in zip(rows, epochs, strict=True):
         clipped = [epoch.get("clipped_fraction") for epoch in last]
         results.append(
             {
@@ -94,6 +115,7 @@ def run_table(
                 "clipped": mean_and_std([None if c is None else 100 * c for c in clipped]),
                 "settings": {key: values_of(row)[key] for key in row.searched()},
             }
+            | ({"against": {other: paired(last, other) for other in against}} if against else {})
         )
     return results
 
@@ -105,6 +127,21 @@ def mean_and_std(values: list[float | None]) -> dict[str, float | None] | None:
         return None
     std = statistics.stdev(found) if len(found) > 1 else None
     return {"mean": statistics.fmean(found), "std": std}
+
+
+def interval(differences: list[float]) -> dict[str, Any] | None:
+    """Mean and 95 % interval of paired differences, by Student's t; None for one of them.
+
+    Args:
+        differences: [S].
+    """
+    count = len(differences)
+    if count < 2:
+        return None
+    mean = statistics.fmean(differences)
+    quantile = T_975[min(count - 2, len(T_975) - 1)]
+    half = quantile * statistics.stdev(differences) / math.sqrt(count)
+    return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
 def ablation(lab: Lab, seeds: list[int], budget: Budget | None) -> dict[str, Any]:

@@ -120,11 +120,6 @@ def evaluate_candidates(
     return [found[i] if heads.is_finite(by_loss.index(i)) else 0.0 for i in range(len(configs))]
 
 
-def evaluate_taus(classifier: nn.Module, chosen_on: Features, taus: list[float]) -> list[float]:
-    """Accuracy of τ-normalised classifiers: logits(τ) = x·w_k/‖w_k‖^τ + b_k."""
-    return evaluate_adjusted("tau", classifier, [], chosen_on, taus)
-
-
 def evaluate_adjusted(
     name: str,
     classifier: nn.Module,
