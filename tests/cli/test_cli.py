@@ -189,6 +189,9 @@ def test_a_maxnorm_that_clips_nothing_warns_with_the_reason(wbcli, trained):
     result = wbcli("stage2", "--wd", "10", "--lr", "0.05", "--maxnorm", "1", *SHORT)
     assert "Warning: MaxNorm clipped no row in the last epoch" in result.err
     assert "weight decay 10 on the loss cb keeps them inside" in result.err
+    assert "So weight decay did the work here, MaxNorm none of it" in result.err
+    result = wbcli("stage2", "--wd", "0", "--radius", "100", *SHORT)
+    assert "they never grew to it. So the loss cb did the work here" in result.err
 
 
 def test_the_released_recipe_says_what_it_does(wbcli):

@@ -31,14 +31,17 @@ def about_rows(settings: Config, parent: Config) -> Iterator[str]:
 
 def never_clipped(settings: Config, row: dict) -> str:
     radius = row["radius"] if isinstance(row["radius"], list) else [row["radius"]]
-    reason = (
-        f"weight decay {settings.wd:g} on the loss {settings.loss} keeps them inside"
-        if settings.wd
-        else "they never grew to it"
+    reason, worker, remedy = (
+        "they never grew to it",
+        f"the loss {settings.loss}",
+        "a lower threshold",
     )
+    if settings.wd:
+        reason = f"weight decay {settings.wd:g} on the loss {settings.loss} keeps them inside"
+        worker, remedy = "weight decay", "a lower --wd or threshold"
     return (
         f"MaxNorm clipped no row in the last epoch: classifier rows are "
         f"{min(row['row_norms']):.4g} to {max(row['row_norms']):.4g} long, the radius is "
-        f"{', '.join(f'{r:.4g}' for r in radius)}, and {reason}. So MaxNorm changes nothing "
-        "here; for it to bind, lower --wd or the threshold"
+        f"{', '.join(f'{r:.4g}' for r in radius)}, and {reason}. So {worker} did the work here, "
+        f"MaxNorm none of it; it binds with {remedy}"
     )
