@@ -14,11 +14,13 @@ class Row:
 
     after: None, one of POST_HOC, or losses and constraints such as `CB + WD + MaxNorm`, for the
         last `layers` layers. LA is logit adjustment.
+    epochs: of stage 2; None: those of the recipe.
     """
 
     tuned: bool
     after: str | None = None
     layers: int = 0
+    epochs: int | None = None
 
     @property
     def name(self) -> str:
@@ -50,6 +52,7 @@ class Row:
             "loss": next((LOSSES[p] for p in LOSSES if p in parts), values.get("loss", "cb")),
             "lr": values["lr"],
             "wd": wd,
+            "epochs": self.epochs,
         }
         if "L2-norm" in parts:
             return options | {"unit_norm": True}
