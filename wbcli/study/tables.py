@@ -88,10 +88,11 @@ def run_table(
         share of rows that MaxNorm clipped in the last epoch, per cent; None without MaxNorm),
         `settings`, and where asked for `against`: name → `interval` over all classes.
     """
+    values = [values_of(row) for row, _ in rows]  # what is missing is told before it trains
     runs = {}  # by seed first: the rows of a seed share the features of their networks
     for seed in seeds:
         for index, (row, _) in enumerate(rows):
-            runs[index, seed] = run_row(lab, row, seed, values_of(row), **options)
+            runs[index, seed] = run_row(lab, row, seed, values[index], **options)
     epochs = [[last_epoch(runs[index, seed]) for seed in seeds] for index in range(len(rows))]
     index_of = {row.name: index for index, (row, _) in enumerate(rows)}
 
@@ -104,7 +105,7 @@ def run_table(
         )
 
     results = []
-    for (row, paper), last in zip(rows, epochs, strict=True):
+    for (row, paper), own, last in zip(rows, values, epochs, strict=True):
         clipped = [epoch.get("clipped_fraction") for epoch in last]
         results.append(
             {
@@ -113,7 +114,7 @@ def run_table(
                 "paper": paper,
                 "ours": {g: mean_and_std([e["accuracy"][g] for e in last]) for g in GROUPS},
                 "clipped": mean_and_std([None if c is None else 100 * c for c in clipped]),
-                "settings": {key: values_of(row)[key] for key in row.searched()},
+                "settings": {key: own[key] for key in row.searched()},
             }
             | ({"against": {other: paired(last, other) for other in against}} if against else {})
         )
