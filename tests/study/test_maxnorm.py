@@ -66,7 +66,7 @@ def test_every_row_is_paired_with_three_seed_by_seed(known):
 
 def test_a_set_without_values_asks_for_a_search():
     lab = make_lab(dataset="fashionmnistlt", epochs=1)
-    with pytest.raises(ValueError, match="fashionmnistlt: no values for WD, then .*--search N"):
+    with pytest.raises(ValueError, match=r"fashionmnistlt: no values for WD, then .*--search N"):
         maxnorm.compare(lab, [0], None)
     assert not list(lab.studies.glob("*")), "nothing was trained in vain"
 
