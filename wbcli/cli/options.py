@@ -179,7 +179,7 @@ def setting_options(command: Callable, losses: tuple[str, ...] = LOSSES) -> Call
             "--recipe",
             type=click.Choice(RECIPES),
             help="Defaults of the paper's text, of the released code, those that a method's "
-            "authors published (stage 1), or for fine-tuning.",
+            "authors published (stage 1), for fine-tuning, or for a folder of few pictures.",
         ),
         click.option(
             "--deterministic",

@@ -36,6 +36,7 @@ What `wbcli --help` and `wbcli COMMAND --help` say, on one page. By task: [using
 
 COLUMNS = {  # heading in the tables of recipes: settings that share the cell
     "network": ["arch", "init"],
+    "size": ["image_size"],
     "epochs": ["epochs"],
     "batch": ["batch_size"],
     "lr": ["lr", "cosine_end"],
@@ -56,6 +57,8 @@ prints every setting that a training would have.
 
 - `--recipe paper` (default) follows the paper's text. Where the text is silent, it takes what is
   known to work.
+- `--recipe small` is for a folder of a few thousand pictures of one's own and a network that
+  starts from nothing: a small one, on small crops, for many epochs.
 - `--recipe finetune`, the default with `--pretrained`, is for pretrained networks, whatever the
   data set is. None of its values has been measured.
 - `--recipe released` follows the authors' released code, which differs from the text. Stage 2
@@ -93,6 +96,7 @@ not in the table is that of the recipe `paper`, and stage 2 follows by that one.
 - `from-lr` is a cosine that starts at lr and is stepped once an epoch. `to-zero` is one epoch
   further along, as in the released code: its last epoch has lr 0 and moves only the statistics of
   batch norm.
+- *size* is the side of the crops of pictures on disk; 224 where nothing stands.
 - *backbone* is the learning rate of the backbone over that of the classifier; 1 elsewhere.
 - λ is SGD's weight decay: λ·w is added to the gradient of every parameter that trains. Momentum
   is 0.9, without Nesterov.

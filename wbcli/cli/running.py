@@ -14,12 +14,14 @@ from wbcli.cli.inputs import (
 )
 from wbcli.config.settings import Config
 from wbcli.data.pictures.preprocessing import split_arch
+from wbcli.data.sources import SOURCES
 from wbcli.runs.find import all_runs, changes, create, named, same_images, weights_of
 from wbcli.runs.metrics import measured
 from wbcli.runs.run import Run
 from wbcli.words import counted
 
 WORDS = {"test": "test", "val": "validation"}  # before "accuracy"
+FEW = 5000  # training pictures
 HOW = ("name", "resume", "dry_run", "as_json", "save_every")  # options that are no settings
 CALIBRATION_NOTE = (
     "the loss cb-bce is so small that weight decay keeps the logits near 0: accuracies hold, "
@@ -191,6 +193,13 @@ def describe_run(settings: Config, dataset) -> None:
         console.say(
             f"validation: {len(dataset.val.labels)} images; training counts now "
             f"{shortened(dataset.class_counts)} (were {shortened(counts)})"
+        )
+    pictures = len(dataset.train.labels)
+    on_own = settings.stage == "stage1" and settings.image_size and settings.dataset not in SOURCES
+    if on_own and settings.arch == "resnet50" and pictures < FEW:
+        console.say(
+            f"{counted(pictures, 'training picture')}: few for a resnet50 that starts from nothing; "
+            "--recipe small is for so many"
         )
     others = dataset.test_counts(), dataset.val_counts()
     for sentence in check.empty_classes(dataset.class_names, counts, *others):

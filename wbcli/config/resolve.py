@@ -43,7 +43,7 @@ def resolve_stage1(options: dict[str, Any]) -> Config:
     options = {
         "recipe": recipe,
         "imbalance_factor": source.imbalance_factor,
-        "image_size": source.image_size,
+        "image_size": defaults.pop("image_size", source.image_size),
         **settle_network(options, defaults, source),
     } | options
     if options.get("limits") == tuple(source.limits.values()):
