@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from conftest import write_folder, write_pictures
+from wbcli.runs.run import Run
 
 SMALL = ("--image-size", 16, "--arch", "resnet8", "--epochs", 1)
 
@@ -22,3 +23,24 @@ def test_so_are_those_that_the_set_has_none_of_itself(wbcli):
     assert told.err.splitlines()[0] == "Warning: 1 of 2 classes has no validation images: b"
     write_pictures(Path("mine"), ["val/b/1.jpg"])
     assert "Warning" not in wbcli("stage1", "mine", *SMALL).err
+
+
+def test_a_folder_of_few_pictures_hears_of_its_recipe_which_stage2_inherits(wbcli, tmp_path):
+    own = write_folder(tmp_path / "own", {"ant": 9, "bee": 5})
+    told = "14 training pictures: few for a resnet50 that starts from nothing; --recipe small"
+    assert told in wbcli("stage1", own, "--dry-run").err
+    assert "few for" not in wbcli("stage1", own, "--arch", "resnet8", "--dry-run").err
+    small = ("--recipe", "small", "--epochs", "1", "--name", "few")
+    first = wbcli("stage1", own, *small)
+    assert first.code == 0
+    assert "few for" not in first.err
+    record = Run(Path("runs/few")).record()
+    assert (record["arch"], record["image_size"]) == ("resnet20", 32)
+    second = wbcli("stage2", "few", "--epochs", "1", "--json").json["path"]
+    assert Run(Path(second)).record()["recipe"] == "small"
+
+
+def test_the_small_recipe_is_of_folders_alone(wbcli):
+    result = wbcli("stage1", "digitslt", "--recipe", "small")
+    assert result.code == 2
+    assert "--recipe small: it is for a folder of one's own pictures" in result.err

@@ -57,8 +57,7 @@ prints every setting that a training would have.
 
 - `--recipe paper` (default) follows the paper's text. Where the text is silent, it takes what is
   known to work.
-- `--recipe small` is for a folder of a few thousand pictures of one's own and a network that
-  starts from nothing: a small one, on small crops, for many epochs.
+- `--recipe small` is for a folder of some thousand pictures: a small network for many epochs.
 - `--recipe finetune`, the default with `--pretrained`, is for pretrained networks, whatever the
   data set is. None of its values has been measured.
 - `--recipe released` follows the authors' released code, which differs from the text. Stage 2

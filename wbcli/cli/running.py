@@ -194,11 +194,11 @@ def describe_run(settings: Config, dataset) -> None:
             f"validation: {len(dataset.val.labels)} images; training counts now "
             f"{shortened(dataset.class_counts)} (were {shortened(counts)})"
         )
-    pictures = len(dataset.train.labels)
-    on_own = settings.stage == "stage1" and settings.image_size and settings.dataset not in SOURCES
-    if on_own and settings.arch == "resnet50" and pictures < FEW:
+    count = len(dataset.train.labels)
+    own = settings.stage == "stage1" and settings.image_size and settings.dataset not in SOURCES
+    if own and settings.arch == "resnet50" and count < FEW:
         console.say(
-            f"{counted(pictures, 'training picture')}: few for a resnet50 that starts from nothing; "
+            f"{counted(count, 'training picture')}: few for a resnet50 that starts from nothing; "
             "--recipe small is for so many"
         )
     others = dataset.test_counts(), dataset.val_counts()
