@@ -48,8 +48,8 @@ VALUES: dict[str, Known] = {
             ("WD, then LA + MaxNorm", 1): {"lr": 0.0669, "maxnorm": 0.935},
             ("WD, then LA + WD + MaxNorm", 1): {"lr": 0.0656, "wd": 8.34e-05, "maxnorm": 0.906},
         },
-        "64 trials a row on 5,000 training images that no row trains on, one seed of resnet20, "
-        "24 epochs, lr 0.1, λ 5e-4",
+        "64 trials a row on 5,000 images held out of training, one seed of resnet20, 24 epochs, "
+        "lr 0.1, λ 5e-4",
     ),
 }
 
