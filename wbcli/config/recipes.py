@@ -78,8 +78,10 @@ _FINETUNE_STAGE2 = _LARGE_STAGE2 | sourced(
 _SMALL_STAGE1 = _PAPER_STAGE1 | sourced(
     "t", arch="resnet20", image_size=32, epochs=200, batch_size=32, lr=0.05, wd=5e-4
 )
-_SMALL_STAGE2 = _PAPER_STAGE2 | sourced(
-    "t", batch_size=64, epochs=10, lr=0.01, wd=5e-4, loss="cb", maxnorm=0.1, views=10
+_SMALL_STAGE2 = (
+    _PAPER_STAGE2
+    | sourced("t", lr=0.03, wd=0.03, loss="cb", maxnorm=0.5)
+    | sourced("o", epochs=10, batch_size=64, views=10)
 )
 _OURS = {"epochs": 200, "batch_size": 64, "lr": 0.01}  # where the paper trained nothing
 
