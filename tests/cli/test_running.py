@@ -29,13 +29,14 @@ def test_a_folder_of_few_pictures_hears_of_its_recipe_which_stage2_inherits(wbcl
     own = write_folder(tmp_path / "own", {"ant": 9, "bee": 5})
     told = "14 training pictures: few for a resnet50 that starts from nothing; --recipe small"
     assert told in wbcli("stage1", own, "--dry-run").err
-    assert "few for" not in wbcli("stage1", own, "--arch", "resnet8", "--dry-run").err
+    for given in (("--arch", "resnet8"), ("--recipe", "small", "--arch", "resnet50")):
+        assert "few for" not in wbcli("stage1", own, *given, "--dry-run").err
     small = ("--recipe", "small", "--epochs", "1", "--name", "few")
     first = wbcli("stage1", own, *small)
     assert first.code == 0
     assert "few for" not in first.err
     record = Run(Path("runs/few")).record()
-    assert (record["arch"], record["image_size"]) == ("resnet20", 32)
+    assert (record["arch"], record["image_size"]) == ("resnet8", 32)
     second = wbcli("stage2", "few", "--epochs", "1", "--json").json["path"]
     assert Run(Path(second)).record()["recipe"] == "small"
 
@@ -43,4 +44,4 @@ def test_a_folder_of_few_pictures_hears_of_its_recipe_which_stage2_inherits(wbcl
 def test_the_small_recipe_is_of_folders_alone(wbcli):
     result = wbcli("stage1", "digitslt", "--recipe", "small")
     assert result.code == 2
-    assert "--recipe small: it is for a folder of one's own pictures" in result.err
+    assert "--recipe small: it is for a folder of one's own pictures, got digitslt" in result.err

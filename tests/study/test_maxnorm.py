@@ -40,7 +40,7 @@ def known(monkeypatch):
 def test_every_row_trains_with_its_own_parts(known):
     lab = make_lab(epochs=1)
     result = maxnorm.compare(lab, [0], None)
-    assert result["values"] == "made up"
+    assert result["values"] == "made up; stage 2 trains 2 epochs"
     names = ["WD", "WD, then LA post hoc", *[f"WD, then {after}" for after in TRAINED]]
     assert [row["name"] for row in result["rows"]] == names
     runs = [Run(path.parent) for path in lab.studies.glob("*/config.json")]
@@ -62,6 +62,13 @@ def test_every_row_is_paired_with_three_seed_by_seed(known):
         for other, interval in row["against"].items():
             assert interval["mean"] == pytest.approx(mean[name] - mean[other])
             assert (interval["low"] == interval["high"] == 0) == (mean[name] == mean[other])
+
+
+@pytest.mark.parametrize("dataset", maxnorm.VALUES)
+def test_every_row_has_the_values_that_it_searches_and_no_others(dataset):
+    rows = [row for row in maxnorm.rows_of(dataset) if row.searched()]
+    found = {place: set(values) for place, values in maxnorm.VALUES[dataset].table.items()}
+    assert found == {(row.name, row.layers): set(row.searched()) for row in rows}
 
 
 def test_a_set_without_values_asks_for_a_search():

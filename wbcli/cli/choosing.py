@@ -59,7 +59,8 @@ def head_options(command: Callable) -> Callable:
             type=int,
             metavar="V",
             help="Augmented views that are cached, for epochs to take turns with.  "
-            "[default: one for each epoch; on disk 1; in a search at most 10]",
+            "[default: one for each epoch; on disk 1, by the recipe small 10; in a search at most "
+            "10]",
         ),
         click.option(
             "--cache",

@@ -46,7 +46,8 @@ def data_options(command: Callable) -> Callable:
         click.option(
             "--image-size",
             type=int,
-            help="Side of the squares that pictures on disk become.  [default: 224]",
+            help="Side of the squares that pictures on disk become.  [default: 224; by the "
+            "recipe small 32]",
         ),
         click.option(
             "--fit",

@@ -45,6 +45,7 @@ COLUMNS = {  # heading in the tables of recipes: settings that share the cell
     "loss": ["loss"],
     "t": ["maxnorm", "project"],
     "layers": ["layers"],
+    "views": ["views"],
     "frozen batch norm": ["frozen_batch_norm"],
     "checkpoint": ["checkpoint"],
     "mirror": ["tta"],
@@ -107,7 +108,7 @@ not in the table is that of the recipe `paper`, and stage 2 follows by that one.
 
 On the large sets the paper tunes λ, λ₂ and δ and does not give them. Every value there that is
 not marked <sup>p</sup> is not from the paper, and none of these has been measured here. Stage 2
-of sets on disk sees one augmented view (`--views 1` <sup>o</sup>).
+of sets on disk sees one augmented view (`--views 1`), by the recipe `small` ten.
 
 ## The recipe `released`
 
@@ -117,9 +118,8 @@ of sets on disk sees one augmented view (`--views 1` <sup>o</sup>).
 - It runs in fp32 throughout, as the notebooks do.
 - The small networks of the digits and of Fashion-MNIST are kept under it.
 
-Two things are the same under both recipes. τ-normalisation divides by ‖w‖^τ, as the paper and the
-released Normalizer do (the released MaxNorm class applies τ twice; no notebook uses that). And a
-group without classes has no value (in the released code it has 0).
+Under both recipes τ-normalisation divides by ‖w‖^τ, as the paper and the released Normalizer do
+(the released MaxNorm class applies τ twice, unused). A group without classes has no value, not 0.
 
 ## The released loss
 

@@ -13,22 +13,24 @@ from wbcli.cli.options import everywhere, json_option, setting_options
 from wbcli.cli.parameters import Command, Count
 from wbcli.config.resolve import resolve_stage1
 from wbcli.config.settings import Config
+from wbcli.data import sources
 from wbcli.data.pictures.preprocessing import split_arch
 from wbcli.files import storage
 from wbcli.runs import find
 
 STUDIES = (
     "ablation",
-    "maxnorm",
     "methods",
     "imbalance",
     "large-scale",
     "wd-sweep",
     "norms",
     "weights2d",
+    "maxnorm",
 )
 DRAWN = ("wd-sweep", "norms", "weights2d")  # studies with a figure
 SETTLED = ("loss", "radius", "unit_norm")  # by the rows of a study
+NO_VAL = "--search needs validation images: give --val-per-class N, too"
 GROUPS = ("many", "medium", "few", "all")
 
 
@@ -59,13 +61,13 @@ def reproduce_command(study, as_json, runs_dir, **options):
 
     \b
       ablation     every combination of the method's parts
-      maxnorm      each loss of stage 2 with weight decay, MaxNorm, both
       methods      every method, each with stage 2 of weight balancing on top
       imbalance    seven of them at imbalance factors 100, 50 and 10
       large-scale  the same seven on ImageNet-LT and iNaturalist 2018
       wd-sweep     accuracy against the weight decay of stage 1
       norms        row norms over the epochs: naive, L2, WD, MaxNorm, WD + MaxNorm
       weights2d    classifier rows in two dimensions under four constraints
+      maxnorm      each loss of stage 2 with weight decay, MaxNorm, both
 
     Without arguments: the ablation on the digits that ship with wbcli, three seeds. Options
     of training are those of stage 1. What is finished is found again and not recomputed.
@@ -84,6 +86,9 @@ def reproduce_command(study, as_json, runs_dir, **options):
     dataset = lab.options["dataset"]
     with can_be_had():
         data = lab.dataset(resolve_stage1(lab.options))
+    if budget and not budget.val_per_class and data.val is None:
+        with wrong_usage():
+            raise ValueError(NO_VAL)
     for note in data.notes:
         console.warn(note)
     folder = lab.studies / f"{study}-{find.plain(dataset)}"
@@ -139,8 +144,8 @@ def _open_lab(study: str, studies: Path, options: dict) -> tuple:
     options |= {key: getattr(settings, key) for key in ("dataset", "data_dir")}
     budget = None
     if trials:
-        if not options["val_per_class"]:
-            raise ValueError("--search needs validation images: give --val-per-class N, too")
+        if not options["val_per_class"] and sources.find(options["dataset"]).has_val is False:
+            raise ValueError(NO_VAL)
         budget = Budget(trials, options.pop("val_per_class"), layers)
     frozen = len(seeds) if budget else 1
     lab = Lab(studies, device, options, _listen(), frozen, on_note=console.warn)
@@ -192,7 +197,8 @@ def _print_rows(result: dict, limits: dict) -> None:
         + [_interval(row["against"][other]) for other in _others(result)]
         for row in result["rows"]
     ]
-    console.print_table(columns, rows, _caption(result, limits))
+    clipped = any(row["clipped"] for row in result["rows"])
+    console.print_table(columns, rows, _caption(result, limits, clipped))
     if "published" in result:
         published = [[p["name"], *[p["paper"][g] for g in GROUPS]] for p in result["published"]]
         _print_published(result, list(GROUPS), published)
@@ -245,14 +251,14 @@ def _print_published(result: dict, columns: list[str], rows: list[list]) -> None
     console.print_table(["other methods", *columns], rows, caption)
 
 
-def _caption(result: dict, limits: dict) -> str:
+def _caption(result: dict, limits: dict, clipped: bool = False) -> str:
     count = len(result["seeds"])
     spread = f"mean ± standard deviation of {count} seeds" if count > 1 else "one seed"
     text = (
         f"{result['dataset']}: test accuracy in per cent, mean over classes, last epoch, {spread}; "
         f"many: over {limits['many']} training images, few: under {limits['few']}"
     )
-    if any(row.get("clipped") for row in result["rows"]):
+    if clipped:
         text += "; clipped: rows that MaxNorm holds at its radius, per cent"
     if "values" in result:
         text += f"\nvalues of the rows: {result['values']}"

@@ -29,19 +29,31 @@ def about_rows(settings: Config, parent: Config) -> Iterator[str]:
         yield text
 
 
-def never_clipped(settings: Config, row: dict) -> str:
+def never_clipped(settings: Config, row: dict, started: list[float] | None) -> str:
+    """Why MaxNorm held no row at the end, and what did the work instead.
+
+    Args:
+        row: metrics of the last epoch.
+        started: row norms of the classifier that stage 2 started from; None: a fresh one.
+    """
     radius = row["radius"] if isinstance(row["radius"], list) else [row["radius"]]
-    reason, worker, remedy = (
-        "they never grew to it",
-        f"the loss {settings.loss}",
-        "a lower threshold",
-    )
+    shortened = sum(norm > radius[0] for norm in started or ())
+    reason, worker = "they stay inside", f"the loss {settings.loss}"
     if settings.wd:
         reason = f"weight decay {settings.wd:g} on the loss {settings.loss} keeps them inside"
-        worker, remedy = "weight decay", "a lower --wd or threshold"
+        worker += " and weight decay"
+    share = f"So {worker} did the work here, MaxNorm none of it"
+    if shortened:
+        share = (
+            f"MaxNorm shortened {shortened} of {len(started)} rows in the first step; from then on "
+            f"{worker} did the work"
+        )
+    lower = "--maxnorm" if settings.maxnorm else "--radius"
+    if settings.wd:
+        lower = f"--wd or {lower}"
     return (
         f"MaxNorm clipped no row in the last epoch: classifier rows are "
         f"{min(row['row_norms']):.4g} to {max(row['row_norms']):.4g} long, the radius is "
-        f"{', '.join(f'{r:.4g}' for r in radius)}, and {reason}. So {worker} did the work here, "
-        f"MaxNorm none of it; it binds with {remedy}"
+        f"{', '.join(f'{r:.4g}' for r in radius)}, and {reason}. {share}; it binds with a "
+        f"lower {lower}"
     )

@@ -21,7 +21,7 @@ from wbcli.runs.run import Run
 from wbcli.words import counted
 
 WORDS = {"test": "test", "val": "validation"}  # before "accuracy"
-FEW = 5000  # training pictures
+FEW_PICTURES = 5000  # that train
 HOW = ("name", "resume", "dry_run", "as_json", "save_every")  # options that are no settings
 CALIBRATION_NOTE = (
     "the loss cb-bce is so small that weight decay keeps the logits near 0: accuracies hold, "
@@ -48,6 +48,8 @@ def run_training(
     dataset = load_data(settings, before, parent)
     if not (before and before.finished):
         describe_run(settings, dataset)
+    if not before:
+        _advise(settings, len(dataset.train.labels))
     if dry_run:
         _print_settings(settings, dataset, as_json)
         return None
@@ -194,16 +196,20 @@ def describe_run(settings: Config, dataset) -> None:
             f"validation: {len(dataset.val.labels)} images; training counts now "
             f"{shortened(dataset.class_counts)} (were {shortened(counts)})"
         )
-    count = len(dataset.train.labels)
-    own = settings.stage == "stage1" and settings.image_size and settings.dataset not in SOURCES
-    if own and settings.arch == "resnet50" and count < FEW:
-        console.say(
-            f"{counted(count, 'training picture')}: few for a resnet50 that starts from nothing; "
-            "--recipe small is for so many"
-        )
     others = dataset.test_counts(), dataset.val_counts()
     for sentence in check.empty_classes(dataset.class_names, counts, *others):
         console.warn(sentence)
+
+
+def _advise(settings: Config, pictures: int) -> None:
+    """Where a folder has few pictures for the default network."""
+    default = settings.recipe == "paper" and settings.arch == "resnet50" and not settings.init_from
+    is_own = bool(settings.image_size) and settings.dataset not in SOURCES
+    if settings.stage == "stage1" and default and is_own and pictures < FEW_PICTURES:
+        console.say(
+            f"{counted(pictures, 'training picture')}: few for a resnet50 that starts from "
+            "nothing; --recipe small is for so many"
+        )
 
 
 def _print_settings(settings: Config, dataset, as_json: bool) -> None:

@@ -76,11 +76,11 @@ _FINETUNE_STAGE2 = _LARGE_STAGE2 | sourced(
     "n", epochs=10, batch_size=64, lr=0.01, wd=5e-4, maxnorm=0.1, views=1
 )
 _SMALL_STAGE1 = _PAPER_STAGE1 | sourced(
-    "t", arch="resnet20", image_size=32, epochs=200, batch_size=32, lr=0.05, wd=5e-4
+    "t", arch="resnet8", image_size=32, epochs=200, batch_size=32, lr=0.05, wd=2e-3
 )
 _SMALL_STAGE2 = (
     _PAPER_STAGE2
-    | sourced("t", lr=0.03, wd=0.03, loss="cb", maxnorm=0.5)
+    | sourced("t", lr=0.02, wd=0.015, loss="cb", maxnorm=0.5)
     | sourced("o", epochs=10, batch_size=64, views=10)
 )
 _OURS = {"epochs": 200, "batch_size": 64, "lr": 0.01}  # where the paper trained nothing
@@ -141,9 +141,11 @@ def recipe_defaults(recipe: str, dataset: str, stage: str) -> dict[str, Any]:
     if sources.find(dataset).features:
         known = FEATURES
     if (recipe, known, stage) not in DEFAULTS:
-        why = "it is for a folder of one's own pictures"
-        if recipe == "released":
-            why = f"the released code says nothing of {dataset}"
+        why = {
+            "released": f"the released code says nothing of {dataset}",
+            "finetune": f"it is for pictures, and {dataset} has features",
+            "small": f"it is for a folder of one's own pictures, got {dataset}",
+        }[recipe]
         raise ValueError(f"--recipe {recipe}: {why}; use --recipe paper")
     table = DEFAULTS[recipe, known, stage]
     return {"stage": stage} | {key: default.value for key, default in table.items()}

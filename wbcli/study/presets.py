@@ -94,11 +94,12 @@ class Known(NamedTuple):
 class Budget:
     """An equal search for every row: so many trials, on so many validation images of a class.
 
+    val_per_class: None where the data set has validation images of its own.
     layers: rows of more layers are not searched, and take the values of one layer.
     """
 
     trials: int
-    val_per_class: int
+    val_per_class: int | None
     layers: int
 
 
