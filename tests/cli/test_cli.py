@@ -200,7 +200,7 @@ def test_a_maxnorm_that_works_in_the_first_step_alone_is_not_told_to_do_nothing(
     """t = 0: all rows but the shortest are cut to its length, and weight decay shrinks them."""
     result = wbcli("stage2", "--wd", "10", "--lr", "0.05", "--maxnorm", "0", *SHORT)
     assert "MaxNorm shortened 9 of 10 rows in the first step" in result.err
-    assert "did the work; it binds with a lower --wd or --radius\n" in (result.err)
+    assert "did the work; it binds with a lower --wd or --radius\n" in result.err
     fresh = ("--method", "crt", "--radius", "100")
     assert "MaxNorm none of it" in wbcli("stage2", *fresh, *SHORT).err
 

@@ -34,7 +34,7 @@ def never_clipped(settings: Config, row: dict, started: list[float] | None) -> s
 
     Args:
         row: metrics of the last epoch.
-        started: row norms of the classifier that stage 2 started from; None: a fresh one.
+        started: row norms of the classifier that stage 2 started from; None: not known, or fresh.
     """
     radius = row["radius"] if isinstance(row["radius"], list) else [row["radius"]]
     shortened = sum(norm > radius[0] for norm in started or ())

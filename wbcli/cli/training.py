@@ -136,7 +136,8 @@ def stage2_command(run, runs_dir, device, data_dir, from_tune, **options):
         console.say(sentence)
     row = run_training(settings, device, runs_dir, parent, **how)
     if row and row["clipped_fraction"] == 0:
-        started = None if settings.classifier == "fresh" else parent.metrics()[-1]["row_norms"]
+        before = (parent.metrics() or [{}])[-1].get("row_norms")
+        started = None if settings.classifier == "fresh" else before
         console.warn(never_clipped(settings, row, started))
 
 
