@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("matplotlib")
 pytest.importorskip("optuna")
 
+from conftest import write_folder
 from wbcli.cli import reproduce
 from wbcli.runs import run
 from wbcli.study import presets, tables, variants
@@ -286,3 +287,15 @@ def test_the_studies_of_the_help_are_the_studies_there_are(wbcli):
     text = wbcli("reproduce", "--help").out
     names = [line.split()[0] for line in text.splitlines() if line.startswith("    ")]
     assert [name for name in names if name in reproduce.STUDIES] == list(reproduce.STUDIES)
+
+
+def test_a_search_takes_the_validation_images_that_a_folder_has(wbcli, tmp_path):
+    given = ("--arch", "resnet8", "--image-size", "16", "--seeds", "1", "--search", "1", *SHORT)
+    bare = write_folder(tmp_path / "bare", {"ant": 4, "bee": 2})
+    refused = wbcli("reproduce", "maxnorm", "--dataset", bare, *given)
+    assert refused.code == 2
+    assert "--search needs validation images: give --val-per-class N, too" in refused.err
+    own = write_folder(tmp_path / "own", {"ant": 4, "bee": 2}, val=2)
+    result = wbcli("reproduce", "maxnorm", "--dataset", own, *given, "--json").json
+    assert result["values"] == "1 trial a row on validation images, one seed"
+    assert len(result["rows"]) == 14
