@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from wbcli.balance.radius import TOLERANCE
 from wbcli.config.settings import Config
 
 UNIT = ("cosine", "etf")  # classifiers whose rows count as directions
@@ -37,7 +38,7 @@ def never_clipped(settings: Config, row: dict, started: list[float] | None) -> s
         started: row norms of the classifier that stage 2 started from; None: not known, or fresh.
     """
     radius = row["radius"] if isinstance(row["radius"], list) else [row["radius"]]
-    shortened = sum(norm > radius[0] for norm in started or ())
+    shortened = sum(norm > (1 + TOLERANCE) * radius[0] for norm in started or ())
     reason, worker = "they stay inside", f"the loss {settings.loss}"
     if settings.wd:
         reason = f"weight decay {settings.wd:g} on the loss {settings.loss} keeps them inside"
