@@ -4,7 +4,7 @@ from typing import Any
 
 from wbcli.config.methods import METHODS
 from wbcli.runs.run import Run
-from wbcli.study.tables import GROUPS, interval, mean_and_std
+from wbcli.study.tables import GROUPS, mean_and_std, paired
 from wbcli.training.lab import Lab, last_epoch
 
 BASE = "ce"  # what the methods of stage 2, and those without training, follow
@@ -49,13 +49,10 @@ def _adjusted(lab: Lab, run: Run, name: str) -> Run:
 
 
 def _row(name: str, last: dict[str, list[dict]]) -> dict[str, Any]:
-    def differences(other: str) -> list[float]:
-        return [a["all"] - b["all"] for a, b in zip(last[name], last[other], strict=True)]
-
     return {
         "name": name,
         "layers": None,
         "paper": None,
         "ours": {group: mean_and_std([row[group] for row in last[name]]) for group in GROUPS},
-        "against": {other: interval(differences(other)) for other in (BASE, f"{BASE}, then wb")},
+        "against": {o: paired(last[name], last[o]) for o in (BASE, f"{BASE}, then wb")},
     }

@@ -96,13 +96,8 @@ def run_table(
     epochs = [[last_epoch(runs[index, seed]) for seed in seeds] for index in range(len(rows))]
     index_of = {row.name: index for index, (row, _) in enumerate(rows)}
 
-    def paired(last: list[dict], other: str) -> dict[str, float] | None:
-        return interval(
-            [
-                a["accuracy"]["all"] - b["accuracy"]["all"]
-                for a, b in zip(last, epochs[index_of[other]], strict=True)
-            ]
-        )
+    def less(last: list[dict], other: str) -> dict[str, float] | None:
+        return paired(*([e["accuracy"] for e in side] for side in (last, epochs[index_of[other]])))
 
     results = []
     for (row, paper), own, last in zip(rows, values, epochs, strict=True):
@@ -116,7 +111,7 @@ def run_table(
                 "clipped": mean_and_std([None if c is None else 100 * c for c in clipped]),
                 "settings": {key: own[key] for key in row.searched()},
             }
-            | ({"against": {other: paired(last, other) for other in against}} if against else {})
+            | ({"against": {other: less(last, other) for other in against}} if against else {})
         )
     return results
 
@@ -128,6 +123,11 @@ def mean_and_std(values: list[float | None]) -> dict[str, float | None] | None:
         return None
     std = statistics.stdev(found) if len(found) > 1 else None
     return {"mean": statistics.fmean(found), "std": std}
+
+
+def paired(ours: list[dict[str, float]], others: list[dict[str, float]]) -> dict[str, float] | None:
+    """The `interval` of ours less others over all classes; accuracies by group, for each seed."""
+    return interval([a["all"] - b["all"] for a, b in zip(ours, others, strict=True)])
 
 
 def interval(differences: list[float]) -> dict[str, Any] | None:
