@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-from wbcli.balance.radius import TOLERANCE
 from wbcli.config.settings import Config
 
 UNIT = ("cosine", "etf")  # classifiers whose rows count as directions
@@ -37,6 +36,8 @@ def never_clipped(settings: Config, row: dict, started: list[float] | None) -> s
         row: metrics of the last epoch.
         started: row norms of the classifier that stage 2 started from; None: not known, or fresh.
     """
+    from wbcli.balance.radius import TOLERANCE
+
     radius = row["radius"] if isinstance(row["radius"], list) else [row["radius"]]
     shortened = sum(norm > (1 + TOLERANCE) * radius[0] for norm in started or ())
     reason, worker = "they stay inside", f"the loss {settings.loss}"
