@@ -289,6 +289,15 @@ def test_the_studies_of_the_help_are_the_studies_there_are(wbcli):
     assert [name for name in names if name in reproduce.STUDIES] == list(reproduce.STUDIES)
 
 
+def test_a_set_without_values_is_refused_before_it_is_read(wbcli):
+    result = wbcli("reproduce", "maxnorm", "--dataset", "fashionmnistlt", "--data-dir", "nowhere")
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith(
+        "Error: fashionmnistlt: maxnorm has values for digitslt and cifar10lt only: find some with "
+        "--search N (see"
+    )
+
+
 def test_a_search_takes_the_validation_images_that_a_folder_has(wbcli, tmp_path):
     given = ("--arch", "resnet8", "--image-size", "16", "--seeds", "1", "--search", "1", *SHORT)
     bare = write_folder(tmp_path / "bare", {"ant": 4, "bee": 2})

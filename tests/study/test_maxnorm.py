@@ -73,7 +73,7 @@ def test_every_row_has_the_values_that_it_searches_and_no_others(dataset):
 
 def test_a_set_without_values_asks_for_a_search():
     lab = make_lab(dataset="fashionmnistlt", epochs=1)
-    with pytest.raises(ValueError, match=r"fashionmnistlt: no values for WD, then .*--search N"):
+    with pytest.raises(ValueError, match=r"fashionmnistlt: maxnorm has values for .*--search N"):
         maxnorm.compare(lab, [0], None)
     assert not list(lab.studies.glob("*")), "nothing was trained in vain"
 

@@ -128,6 +128,7 @@ def _run(study: str, lab, seeds: list[int], budget, figures: Path, class_counts:
 
 def _open_lab(study: str, studies: Path, options: dict) -> tuple:
     """The lab, the seeds, and what is searched first."""
+    from wbcli.study import maxnorm
     from wbcli.study.presets import Budget
     from wbcli.training.lab import Lab
 
@@ -147,6 +148,8 @@ def _open_lab(study: str, studies: Path, options: dict) -> tuple:
         if not options["val_per_class"] and sources.find(options["dataset"]).has_val is False:
             raise ValueError(NO_VAL)
         budget = Budget(trials, options.pop("val_per_class"), layers)
+    if study == "maxnorm":
+        maxnorm.known(options["dataset"], budget)
     frozen = len(seeds) if budget else 1
     lab = Lab(studies, device, options, _listen(), frozen, on_note=console.warn)
     return lab, seeds, budget

@@ -61,6 +61,20 @@ def rows_of(dataset: str) -> list[Row]:
     return [Row(True), Row(True, "LA post hoc"), *[Row(True, name, 1, epochs) for name in after]]
 
 
+def known(dataset: str, budget: Budget | None) -> Known:
+    """The values of the rows; none where a search finds them.
+
+    Raises:
+        ValueError: no values for this data set, and no search.
+    """
+    if not budget and dataset not in VALUES:
+        raise ValueError(
+            f"{dataset}: maxnorm has values for {' and '.join(VALUES)} only: find some with "
+            "--search N"
+        )
+    return VALUES.get(dataset, Known({}, ""))
+
+
 def compare(lab: Lab, seeds: list[int], budget: Budget | None) -> dict[str, Any]:
     """Each loss alone, with λ₂, with MaxNorm, with both; logit adjustment post hoc beside them.
 
@@ -69,7 +83,7 @@ def compare(lab: Lab, seeds: list[int], budget: Budget | None) -> dict[str, Any]
     """
     dataset = lab.options["dataset"]
     rows = rows_of(dataset)
-    values, origin = presets.values(lab, rows, seeds, budget, VALUES.get(dataset, Known({}, "")))
+    values, origin = presets.values(lab, rows, seeds, budget, known(dataset, budget))
     if dataset in EPOCHS:
         origin += f"; stage 2 trains {EPOCHS[dataset]} epochs"
     without_paper = [(row, None) for row in rows]
