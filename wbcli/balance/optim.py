@@ -119,11 +119,11 @@ class SGD(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            plain = []
+            per_row, constrained, plain = _is_per_row(group), _is_constrained(group), []
             for p in group["params"]:
                 if p.grad is None:
                     continue
-                if _needs_row_step(p, group):
+                if per_row or (constrained and p.ndim > 1):
                     self._step_rows(p, group)
                 else:
                     plain.append(p)
@@ -167,11 +167,13 @@ class SGD(torch.optim.Optimizer):
                 "that are contiguous in the same order; leave fused out"
             )
         buffers = [self.state[p].get("momentum_buffer") for p in params]
+        gradients = [p.grad for p in params]
+        begins = buffers[0] is None  # for all or none of them
         sgd(
             params,
-            [p.grad for p in params],
+            gradients,
             buffers,
-            has_sparse_grad=any(p.grad.is_sparse for p in params),
+            has_sparse_grad=any(gradient.is_sparse for gradient in gradients),
             foreach=foreach,
             fused=fits_fused if foreach is None and fused is None else fused,
             weight_decay=float(group["weight_decay"]),
@@ -181,7 +183,7 @@ class SGD(torch.optim.Optimizer):
             nesterov=group["nesterov"],
             maximize=group["maximize"],
         )
-        if group["momentum"]:
+        if begins and group["momentum"]:
             for p, buffer in zip(params, buffers, strict=True):
                 self.state[p]["momentum_buffer"] = buffer
 
@@ -208,25 +210,34 @@ def project(optimizer: torch.optim.Optimizer, args=None, kwargs=None) -> None:
                 ops.max_norm_(p, group["max_norm"])
 
 
-def _needs_row_step(p: Tensor, group: dict) -> bool:
-    if p.ndim > 1 and (group["unit_norm"] or group["max_norm"] is not None):
-        return True
+def _is_constrained(group: dict) -> bool:
+    return group["unit_norm"] or group["max_norm"] is not None
+
+
+def _is_per_row(group: dict) -> bool:
+    """Whether a setting is a value per row, or one that PyTorch's SGD would wait for."""
     lr, decay = group["lr"], group["weight_decay"]
     per_row = any(isinstance(value, Tensor) and value.ndim for value in (lr, decay))
     return per_row or (isinstance(decay, Tensor) and decay.device.type != "cpu")
 
 
 def _fits_fused(p: Tensor, buffer: Tensor | None) -> bool:
-    """Whether PyTorch's fused SGD takes these: it walks memory, and looks at no strides."""
-    operands = [t for t in (p, p.grad, buffer) if t is not None]
-    if p.device.type not in ("cpu", "cuda") or p.dtype not in ops.DTYPES:
+    """Whether PyTorch's fused SGD takes these: it walks memory, and looks at no strides.
+
+    It is asked for every parameter in every step, in which a microsecond counts.
+    """
+    if not (p.is_cuda or p.is_cpu) or p.dtype not in ops.DTYPES or p.layout != torch.strided:
         return False
-    if any(t.layout != torch.strided or t.dtype != p.dtype for t in operands):
-        return False
-    if p.is_contiguous() and all(t.stride() == p.stride() for t in operands):
+    others = (p.grad,) if buffer is None else (p.grad, buffer)
+    dtype, alike, strides = p.dtype, p.is_contiguous(), p.stride()
+    for t in others:
+        if t.layout != torch.strided or t.dtype != dtype:
+            return False
+        alike = alike and t.stride() == strides
+    if alike:
         return True  # as almost always
     orders = [torch.contiguous_format] + ([torch.channels_last] if p.ndim == 4 else [])
-    return any(all(t.is_contiguous(memory_format=order) for t in operands) for order in orders)
+    return any(all(t.is_contiguous(memory_format=o) for t in (p, *others)) for o in orders)
 
 
 def _check_constraint(group: dict) -> None:
@@ -242,7 +253,7 @@ def _check_group(group: dict) -> None:
     for p in group["params"]:
         for key in ("lr", "weight_decay"):
             ops.check_per_row(key, group[key], p)
-        if p.ndim > 1 and (group["unit_norm"] or group["max_norm"] is not None):
+        if p.ndim > 1 and _is_constrained(group):
             ops.check_rows(p)
         if p.ndim > 1 and group["max_norm"] is not None:
             ops.check_per_row("max_norm", group["max_norm"], p)
