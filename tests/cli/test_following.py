@@ -205,6 +205,15 @@ def test_a_prior_that_is_corrected_twice_is_told(wbcli, runs):
     assert "already" not in wbcli("normalize", "linear", "--method", "mla").err
 
 
+def test_weights_that_meet_a_weighted_loss_are_told(wbcli):
+    text = "--defer drw and the loss cb each make up for the class frequencies: rare classes may"
+    for dry in ((), ("--dry-run",)):
+        assert (
+            text in wbcli("stage1", "digitslt", "--loss", "cb", "--defer", "drw", *SHORT, *dry).err
+        )
+    assert "each make up" not in wbcli("stage1", "digitslt", "--loss", "cb", *SHORT).err
+
+
 def test_what_maxnorm_does_on_a_cosine_is_told(wbcli, runs):
     first = wbcli("stage1", "digitslt", "--head", "cosine", "--radius", 1)
     assert (first.code, first.err.startswith("Error: --radius")) == (2, True)

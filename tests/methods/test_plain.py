@@ -124,9 +124,29 @@ def test_a_constraint_on_rows_whose_lengths_do_not_count_is_refused(options, con
         settings(**options, **constraint)
 
 
-def test_which_runs_hold_the_class_frequencies_already():
-    held = {"cb", "cb-bce", "cb-focal", "balanced-softmax", "logit-adjustment", "ldam", "ldam-drw"}
+def test_what_corrects_for_the_class_frequencies():
+    held = {"cb", "cb-bce", "cb-focal", "balanced-softmax", "logit-adjustment", "ldam"}
     for method in ("ce", "focal", *held):
-        assert settings(method=method).holds_prior() == (method in held)
-    assert settings(method="ce", defer="drs").holds_prior()
-    assert settings(method="ce", sampling="balanced").holds_prior()
+        expected = [f"the loss {method}"] if method in held else []
+        assert settings(method=method).corrections() == expected
+    assert settings(method="ldam-drw").corrections() == ["--defer drw", "the loss ldam-drw"]
+    assert settings(method="ce", defer="drs").corrections() == ["--defer drs"]
+    assert settings(method="ce", sampling="balanced").corrections() == ["the sampling balanced"]
+
+
+@pytest.mark.parametrize(
+    ("twice", "options"),
+    [
+        (False, {"method": "ce", "defer": "drw"}),
+        (False, {"method": "cb"}),
+        (False, {"method": "ldam-drw"}),
+        (False, {"method": "ldam", "defer": "drs"}),
+        (True, {"method": "ldam-drw", "sampling": "balanced"}),
+        (True, {"method": "ldam", "sampling": "sqrt"}),
+        (True, {"method": "cb", "defer": "drw"}),
+        (True, {"method": "cb", "sampling": "balanced"}),
+        (True, {"method": "ce", "defer": "drw", "sampling": "balanced"}),
+    ],
+)
+def test_which_settings_correct_for_them_twice(twice, options):
+    assert settings(**options).corrects_twice() == twice

@@ -202,7 +202,12 @@ def describe_run(settings: Config, dataset) -> None:
 
 
 def _advise(settings: Config, pictures: int) -> None:
-    """Where a folder has few pictures for the default network."""
+    """Where class frequencies are corrected twice, or few pictures meet the default network."""
+    if settings.corrects_twice():
+        console.warn(
+            f"{' and '.join(settings.corrections())} each make up for the class frequencies: rare "
+            "classes may be preferred now"
+        )
     default = settings.recipe == "paper" and settings.arch == "resnet50" and not settings.init_from
     is_own = bool(settings.image_size) and settings.dataset not in SOURCES
     if settings.stage == "stage1" and default and is_own and pictures < FEW_PICTURES:
@@ -250,12 +255,9 @@ def report_run(run: Run, settings: Config, rows: list[dict], limits: dict, as_js
 
 def warn_if_corrected_twice(trained: Config, method: str) -> None:
     """Where the class frequencies are in what trained a run, and would be put in once more."""
-    if method not in ("logit-adjustment", "mla") or not trained.holds_prior():
-        return
-    by = f"--defer {trained.defer}" if trained.defer else f"the loss {trained.method}"
-    if trained.sampling != "instance":
-        by = f"the sampling {trained.sampling}"
-    console.warn(
-        f"{by} has made up for the class frequencies already, and {method} does it a second time: "
-        "rare classes may be preferred now"
-    )
+    by = trained.corrections()
+    if method in ("logit-adjustment", "mla") and by:
+        console.warn(
+            f"{by[0]} has made up for the class frequencies already, and {method} does it a second "
+            "time: rare classes may be preferred now"
+        )

@@ -196,11 +196,18 @@ class Config:
         """What is known of the method by its name."""
         return entry_of(STAGES[self.stage], self.method)
 
-    def holds_prior(self) -> bool:
-        """Whether its loss, class weights or sampling correct for the class frequencies."""
+    def corrections(self) -> list[str]:
+        """What makes up for the class frequencies in training: its sampling, weights and loss."""
+        found = [f"the sampling {self.sampling}"] if self.sampling != "instance" else []
+        if self.defer is not None:
+            found.append(f"--defer {self.defer}")
         losses = {self.method, self.loss} & METHODS[1].keys()
-        by_loss = any(METHODS[1][name].holds_prior for name in losses)
-        return by_loss or self.defer is not None or self.sampling != "instance"
+        return found + [f"the loss {name}" for name in losses if METHODS[1][name].holds_prior]
+
+    def corrects_twice(self) -> bool:
+        """Whether it makes up for them more than once; margins are made to go with what is late."""
+        margins = "max_margin" in self.entry().options and self.sampling == "instance"
+        return len(self.corrections()) > 1 + margins
 
     def constraint(self) -> str | None:
         """`max_norm`, `unit_norm` or None."""
