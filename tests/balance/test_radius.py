@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from wbcli.balance.radius import clipped_fraction, relative_radius, rows_at
+from wbcli.balance.radius import clipped_fraction, relative_radius, rows_at, share_above
 
 ROWS = torch.tensor([[3.0, 4.0], [0.0, 1.0], [6.0, 8.0]])  # norms 5, 1, 10
 
@@ -36,6 +36,13 @@ def fraction(weights, radii, starts=None):
     starts = starts or [w + 100 for w in weights]
     pairs = zip(starts, radii, strict=True)
     return clipped_fraction(weights, radii, [rows_at(start, radius) for start, radius in pairs])
+
+
+def test_the_share_of_rows_above_their_radius():
+    """A row that is as long as the radius is not above it."""
+    assert share_above([ROWS], [7.0]) == pytest.approx(1 / 3)
+    assert share_above([ROWS], [10.0]) == 0
+    assert share_above([ROWS, ROWS[:1]], [10.0, 4.0]) == pytest.approx(1 / 4)
 
 
 def test_rows_on_the_surface_count_as_clipped():

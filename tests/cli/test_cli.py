@@ -185,26 +185,6 @@ def test_cifar_files_go_through_all_three_commands(wbcli):
     assert len(wbcli("eval", "--json").json["per_class"]) == 100
 
 
-def test_a_maxnorm_that_clips_nothing_warns_with_the_reason(wbcli, trained):
-    result = wbcli("stage2", "--wd", "10", "--lr", "0.05", "--maxnorm", "1", *SHORT)
-    assert "Warning: MaxNorm clipped no row in the last epoch" in result.err
-    assert "weight decay 10 on the loss cb keeps them inside" in result.err
-    assert "So the loss cb and weight decay did the work here, MaxNorm none of it" in result.err
-    assert "it binds with a lower --wd or --maxnorm\n" in result.err
-    result = wbcli("stage2", "--wd", "0", "--radius", "100", *SHORT)
-    assert "they stay inside. So the loss cb did the work here, MaxNorm none" in result.err
-    assert "it binds with a lower --radius\n" in result.err
-
-
-def test_a_maxnorm_that_works_in_the_first_step_alone_is_not_told_to_do_nothing(wbcli, trained):
-    """t = 0: all rows but the shortest are cut to its length, and weight decay shrinks them."""
-    result = wbcli("stage2", "--wd", "10", "--lr", "0.05", "--maxnorm", "0", *SHORT)
-    assert "MaxNorm shortened 9 of 10 rows in the first step" in result.err
-    assert "did the work; it binds with a lower --wd or --radius\n" in result.err
-    fresh = ("--method", "crt", "--radius", "100")
-    assert "MaxNorm none of it" in wbcli("stage2", *fresh, *SHORT).err
-
-
 def test_the_released_recipe_says_what_it_does(wbcli):
     first = wbcli("stage1", "digitslt", "--recipe", "released", *SHORT)
     assert "keeps the epoch that is best on the test set and averages mirror images" in first.err

@@ -380,6 +380,8 @@ def test_stage2_places_its_radius_between_the_rows_of_stage1(parent):
     norms = parent.metrics()[-1]["row_norms"]
     expected = min(norms) + 0.25 * (max(norms) - min(norms))
     assert [row["radius"] for row in run.metrics()] == pytest.approx([expected] * 2, rel=1e-6)
+    above = sum(norm > expected for norm in norms) / len(norms)
+    assert [row["started_above"] for row in run.metrics()] == pytest.approx([above] * 2)
 
 
 def test_stage2_leaves_its_parent_unchanged(parent):

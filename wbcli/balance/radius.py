@@ -48,6 +48,15 @@ def rows_at(weight: Tensor, radius: float) -> tuple[Tensor, Tensor]:
     return weight.detach()[places], places
 
 
+def share_above(weights: list[Tensor], radii: list[float]) -> float:
+    """Share of the rows that are longer than δ by more than 1e-5: a projection would cut them."""
+    above = [
+        row_norms(weight.detach()) > (1 + TOLERANCE) * radius
+        for weight, radius in zip(weights, radii, strict=True)
+    ]
+    return torch.cat(above).float().mean().item()
+
+
 def clipped_fraction(
     weights: list[Tensor], radii: list[float], starts: list[tuple[Tensor, Tensor]]
 ) -> float:

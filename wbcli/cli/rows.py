@@ -29,33 +29,31 @@ def about_rows(settings: Config, parent: Config) -> Iterator[str]:
         yield text
 
 
-def never_clipped(settings: Config, row: dict, started: list[float] | None) -> str:
-    """Why MaxNorm held no row at the end, and what did the work instead.
+def not_held(settings: Config, rows: list[dict]) -> str:
+    """That MaxNorm held no row at the end, what it did before, and what did the rest.
 
     Args:
-        row: metrics of the last epoch.
-        started: row norms of the classifier that stage 2 started from; None: not known, or fresh.
+        rows: metrics of the epochs; `started_above` is not known of older runs.
     """
-    from wbcli.balance.radius import TOLERANCE
-
-    radius = row["radius"] if isinstance(row["radius"], list) else [row["radius"]]
-    shortened = sum(norm > (1 + TOLERANCE) * radius[0] for norm in started or ())
-    reason, worker = "they stay inside", f"the loss {settings.loss}"
+    last, worker, loss = rows[-1], "the loss", f"the loss {settings.loss}"
     if settings.wd:
-        reason = f"weight decay {settings.wd:g} on the loss {settings.loss} keeps them inside"
-        worker += " and weight decay"
-    share = f"So {worker} did the work here, MaxNorm none of it"
-    if shortened:
-        share = (
-            f"MaxNorm shortened {shortened} of {len(started)} rows in the first step; from then on "
-            f"{worker} did the work"
-        )
-    lower = "--maxnorm" if settings.maxnorm else "--radius"
-    if settings.wd:
-        lower = f"--wd or {lower}"
-    return (
-        f"MaxNorm clipped no row in the last epoch: classifier rows are "
-        f"{min(row['row_norms']):.4g} to {max(row['row_norms']):.4g} long, the radius is "
-        f"{', '.join(f'{r:.4g}' for r in radius)}, and {reason}. {share}; it binds with a "
-        f"lower {lower}"
+        worker, loss = "the loss and weight decay", f"{loss} with weight decay {settings.wd:g}"
+    longest = max(last["row_norms"])
+    radii = last["radius"] if isinstance(last["radius"], list) else [last["radius"]]
+    text = (
+        f"MaxNorm held no row in the last epoch: {loss} leaves classifier rows of "
+        f"{min(last['row_norms']):.4g} to {longest:.4g} inside the radius "
+        f"{', '.join(f'{radius:.4g}' for radius in radii)}. "
     )
+    held = [row["epoch"] for row in rows if row.get("clipped_fraction")]
+    above = last.get("started_above")
+    if held:
+        text += f"It held some until epoch {held[-1]} of {len(rows)}, {worker} did the rest"
+    elif above:
+        text += f"{100 * above:.0f} % of the rows began above it, but none was held after an epoch"
+        text += f": {worker} did the rest"
+    elif above == 0:
+        text += f"None began above it: {worker} did the work here, MaxNorm none of it"
+    else:
+        text += "None was held after an epoch"
+    return f"{text}; a --radius below {longest:.4g} binds"

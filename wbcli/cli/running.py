@@ -40,8 +40,8 @@ def run_training(
     dry_run: bool,
     as_json: bool,
     save_every: int,
-) -> dict | None:
-    """Train, or say what would be trained; returns the metrics of the last epoch."""
+) -> list[dict] | None:
+    """Train, or say what would be trained; returns the metrics of its epochs."""
     from wbcli.training import stages
 
     before = run_to_continue(runs_dir, settings, name) if resume else None
@@ -86,7 +86,7 @@ def run_training(
             f"measure them with wbcli eval {run.name}"
         )
     report_run(run, settings, rows, dataset.limits, as_json)
-    return rows[-1]
+    return rows
 
 
 def _can_start(settings: Config, num_classes: int, runs_dir: Path) -> None:

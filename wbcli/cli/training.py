@@ -21,7 +21,7 @@ from wbcli.cli.inputs import (
 from wbcli.cli.networks import OPTIMIZER, describe_network, network_options
 from wbcli.cli.options import everywhere, json_option, training_options
 from wbcli.cli.parameters import Command
-from wbcli.cli.rows import about_rows, never_clipped
+from wbcli.cli.rows import about_rows, not_held
 from wbcli.cli.running import (
     CALIBRATION_NOTE,
     HOW,
@@ -134,11 +134,9 @@ def stage2_command(run, runs_dir, device, data_dir, from_tune, **options):
         console.say(f"note: {CALIBRATION_NOTE}")
     for sentence in about_rows(settings, parent.config()):
         console.say(sentence)
-    row = run_training(settings, device, runs_dir, parent, **how)
-    if row and row["clipped_fraction"] == 0:
-        before = (parent.metrics() or [{}])[-1].get("row_norms")
-        started = None if settings.classifier == "fresh" else before
-        console.warn(never_clipped(settings, row, started))
+    rows = run_training(settings, device, runs_dir, parent, **how)
+    if rows and rows[-1].get("clipped_fraction") == 0:
+        console.warn(not_held(settings, rows))
 
 
 @click.command("normalize", cls=Command)

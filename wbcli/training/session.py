@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from wbcli.balance.radius import radius_of, rows_at
+from wbcli.balance.radius import radius_of, rows_at, share_above
 from wbcli.config.settings import Config, from_dict
 from wbcli.data import datasets
 from wbcli.data.batches.batch import bounds
@@ -72,6 +72,7 @@ class Training:
             self.radii = self._radii_of(state)
         bounds_of = zip(self.constrained, self.radii, strict=True)
         self.starts = [rows_at(w, radius) for w, radius in bounds_of if radius]
+        self.started_above = share_above(self.constrained, self.radii) if self.starts else None
         self.optimizer = make_optimizer(groups, self.radii, config)
         self.position = Position(device)
         self.seconds = 0.0  # that the epoch has taken
@@ -133,6 +134,7 @@ class Training:
         self._check_finite()
         row = row | {"seconds": self.seconds, "images_per_second": num_images / self.seconds}
         row |= epochs.norms(config, self.network, self.constrained, self.radii, self.starts)
+        row["started_above"] = self.started_above
         row["accuracy"] = None
         due = epoch % config.eval_every == 0 or epoch == config.epochs
         if due and config.entry().classifies:
