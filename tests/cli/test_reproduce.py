@@ -294,8 +294,10 @@ def test_a_set_without_values_is_refused_before_it_is_read(wbcli):
     assert (result.code, result.out) == (2, "")
     assert result.err.startswith(
         "Error: fashionmnistlt: maxnorm has values for digitslt and cifar10lt only: find some with "
-        "--search N (see"
+        "--search N and --val-per-class N (see"
     )
+    released = wbcli("reproduce", "maxnorm", "--recipe", "released")
+    assert (released.code, released.err[:25]) == (2, "Error: --recipe released:")
 
 
 def test_a_search_takes_the_validation_images_that_a_folder_has(wbcli, tmp_path):
@@ -307,4 +309,4 @@ def test_a_search_takes_the_validation_images_that_a_folder_has(wbcli, tmp_path)
     own = write_folder(tmp_path / "own", {"ant": 4, "bee": 2}, val=2)
     result = wbcli("reproduce", "maxnorm", "--dataset", own, *given, "--json").json
     assert result["values"] == "1 trial a row on validation images, one seed"
-    assert len(result["rows"]) == 14
+    assert len(result["rows"]) == 16

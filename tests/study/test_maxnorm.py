@@ -1,6 +1,7 @@
 """The study of MaxNorm: what each row trains with, what it is paired with, what is searched."""
 
 import pytest
+import torch
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("optuna")
@@ -9,7 +10,7 @@ from training.test_lab import make_lab
 from wbcli.runs.run import Run
 from wbcli.study import maxnorm, presets
 from wbcli.study.presets import Budget, Known
-from wbcli.study.rows import Row
+from wbcli.study.rows import STILL, Row
 
 VALUES = {"lr": 0.02, "wd": 0.03, "maxnorm": 0.2, "tau": 0.7}
 TRAINED = {  # row → loss, λ and t of stage 2
@@ -31,7 +32,7 @@ TRAINED = {  # row → loss, λ and t of stage 2
 @pytest.fixture
 def known(monkeypatch):
     """The same values for every row, and two epochs of stage 2."""
-    rows = [Row(True, "LA post hoc"), *[Row(True, after, 1) for after in TRAINED]]
+    rows = [*maxnorm.UNTRAINED, *[Row(True, after, 1) for after in TRAINED]]
     table = {(row.name, row.layers): VALUES for row in rows}
     monkeypatch.setitem(maxnorm.VALUES, "digitslt", Known(table, "made up"))
     monkeypatch.setitem(maxnorm.EPOCHS, "digitslt", 2)
@@ -41,19 +42,34 @@ def test_every_row_trains_with_its_own_parts(known):
     lab = make_lab(epochs=1)
     result = maxnorm.compare(lab, [0], None)
     assert result["values"] == "made up; stage 2 trains 2 epochs"
-    names = ["WD", "WD, then LA post hoc", *[f"WD, then {after}" for after in TRAINED]]
-    assert [row["name"] for row in result["rows"]] == names
+    names = ["tau-norm", "MaxNorm post hoc", "LA post hoc", *TRAINED]
+    assert [row["name"] for row in result["rows"]] == ["WD", *[f"WD, then {n}" for n in names]]
     runs = [Run(path.parent) for path in lab.studies.glob("*/config.json")]
     found = [run.config() for run in runs if run.config().stage == "stage2"]
     assert {(c.loss, c.wd, c.maxnorm) for c in found} == set(TRAINED.values())
-    assert {(c.lr, c.epochs) for c in found} == {(0.02, 2)}
-    (adjusted,) = [run.config() for run in runs if run.config().stage == "normalize"]
-    assert (adjusted.method, adjusted.tau) == ("logit-adjustment", 0.7)
+    assert {(c.lr, c.epochs) for c in found} == {(0.02, 2), (STILL, 1)}
+    adjusted = [run.config() for run in runs if run.config().stage == "normalize"]
+    assert {(c.method, c.tau) for c in adjusted} == {("tau", 0.7), ("logit-adjustment", 0.7)}
     for row in result["rows"]:
         assert (row["clipped"] is not None) == ("MaxNorm" in row["name"])
 
 
-def test_every_row_is_paired_with_three_seed_by_seed(known):
+def test_maxnorm_post_hoc_cuts_the_rows_of_stage_1_and_moves_nothing_else(known):
+    lab = make_lab(epochs=1)
+    maxnorm.compare(lab, [0], None)
+    runs = [Run(path.parent) for path in lab.studies.glob("*/config.json")]
+    (first,) = [run for run in runs if run.config().stage == "stage1"]
+    (cut,) = [run for run in runs if run.config().lr == STILL]
+    before, after = first.load_weights(), cut.load_weights()
+    weight = before["classifier.weight"]
+    norms = weight.norm(dim=1, keepdim=True)
+    radius = norms.min() + 0.2 * (norms.max() - norms.min())
+    expected = before | {"classifier.weight": weight * (radius / norms).clamp(max=1)}
+    for key, value in after.items():
+        torch.testing.assert_close(value, expected[key], rtol=1e-6, atol=0)
+
+
+def test_every_row_is_paired_with_four_seed_by_seed(known):
     rows = {row["name"]: row for row in maxnorm.compare(make_lab(epochs=1), [0, 1], None)["rows"]}
     mean = {name: row["ours"]["all"]["mean"] for name, row in rows.items()}
     assert len(set(mean.values())) > 3, "the rows differ"

@@ -170,6 +170,11 @@ def _refuse_what_is_settled(study: str, options: dict) -> None:
             "ablation trains the last two and five layers, which are known of our own networks "
             "only: take another --arch, or another study, such as imbalance"
         )
+    if study == "maxnorm" and options["recipe"] == "released":
+        raise ValueError(
+            "--recipe released: maxnorm compares classifiers on a network that stands still, and "
+            "there its batch norms move: leave it out"
+        )
     if study == "methods" and options["trials"]:
         raise ValueError("methods trains each method as it is: leave --search out")
     if study in DRAWN and options["trials"]:

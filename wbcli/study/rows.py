@@ -5,6 +5,8 @@ from typing import Any
 
 Preset = dict[str, Any]  # wd, lr, maxnorm, tau, loss: options of stage 2 and of normalize
 LOSSES = {"CE": "ce", "LA": "logit-adjustment"}  # CB is the one of the preset
+CUT = "MaxNorm post hoc"  # the projection alone, after steps too short to move a weight
+STILL = 1e-12  # the learning rate of these
 POST_HOC = {"tau-norm": "tau", "L2-norm": "tau", "LA post hoc": "logit-adjustment"}
 
 
@@ -12,8 +14,8 @@ POST_HOC = {"tau-norm": "tau", "L2-norm": "tau", "LA post hoc": "logit-adjustmen
 class Row:
     """A row of a table: stage 1 with λ = 0 (`naive`) or tuned, and what follows it.
 
-    after: None, one of POST_HOC, or losses and constraints such as `CB + WD + MaxNorm`, for the
-        last `layers` layers. LA is logit adjustment.
+    after: None, one of POST_HOC, CUT, or losses and constraints such as `CB + WD + MaxNorm`, for
+        the last `layers` layers. LA is logit adjustment.
     epochs: of stage 2; None: those of the recipe.
     """
 
@@ -36,6 +38,8 @@ class Row:
         """The options that a search may vary in this row."""
         if not self.layers:
             return ("tau",) if self.after in ("tau-norm", "LA post hoc") else ()
+        if self.after == CUT:
+            return ("maxnorm",)
         parts = self.parts()
         return ("lr",) + ("wd",) * ("WD" in parts) + ("maxnorm",) * ("MaxNorm" in parts)
 
@@ -46,6 +50,8 @@ class Row:
     def stage2_options(self, values: Preset, default_wd: float) -> dict[str, Any]:
         """Options of stage 2; what the row does not name is off."""
         parts = self.parts()
+        if self.after == CUT:
+            parts, values = {"CE", "MaxNorm"}, values | {"lr": STILL}
         wd = values["wd"] if "WD" in parts else default_wd if "default WD" in parts else 0.0
         options = {
             "layers": self.layers,
