@@ -98,7 +98,7 @@ def constraint_of(name: str) -> str | None:
 
 def test_the_radius_lies_between_the_rows_of_the_free_network_of_its_seed(studies, drawn):
     """δ = min + 0.1·(max − min); each seed has its own, with weight decay and without."""
-    variants.norms(make_lab(studies), [5, 4], studies / "figures", COUNTS)
+    rows = variants.norms(make_lab(studies), [5, 4], studies / "figures", COUNTS)["rows"]
     found = {5: {}, 4: {}}
     for run in parts(studies):
         if run.config().seed in found:
@@ -111,6 +111,9 @@ def test_the_radius_lies_between_the_rows_of_the_free_network_of_its_seed(studie
             assert bound.config().radius == pytest.approx(expected, rel=1e-6)
             assert max(bound.metrics()[-1]["row_norms"]) <= expected * (1 + 1e-5)
     assert len(found[5]) == len(found[4]) == 5
+    told = {row["name"]: row["settings"]["radius"] for row in rows}
+    bound = [found[seed]["max_norm", 0.0].config().radius for seed in (5, 4)]
+    assert (told["naive"], told["MaxNorm"]) == (None, bound)
 
 
 def test_norms_share_their_runs_with_the_sweep(drawn, monkeypatch, tmp_path):

@@ -85,17 +85,22 @@ def _bounded(lab: Lab, free: Run, name: str, **options: Any) -> Run:
 
 
 def _row(name: str, runs: list[Run]) -> dict[str, Any]:
-    """A row as of `tables.run_table`, without a figure of the paper."""
+    """A row as of `tables.run_table`, without a figure of the paper; its `settings` have a radius
+    for each seed where the seeds have other ones.
+    """
     last = [last_epoch(run) for run in runs]
     clipped = [None if e["clipped_fraction"] is None else 100 * e["clipped_fraction"] for e in last]
-    config = runs[0].config()
+    radii = [run.config().radius for run in runs]
     return {
         "name": name,
         "layers": 0,
         "paper": None,
         "ours": {g: mean_and_std([epoch["accuracy"][g] for epoch in last]) for g in GROUPS},
         "clipped": mean_and_std(clipped),
-        "settings": {"wd": config.wd, "radius": config.radius},
+        "settings": {
+            "wd": runs[0].config().wd,
+            "radius": radii if len(set(radii)) > 1 else radii[0],
+        },
     }
 
 
