@@ -73,6 +73,16 @@ def test_it_works_in_a_pipeline_and_a_grid_search():
     assert search.best_score_ > 0.5
 
 
+def test_numbers_of_numpy_are_numbers():
+    """A randomised search draws such."""
+    x, y = np.random.default_rng(0).normal(size=(40, 3)), np.arange(40) % 2
+    drawn = {"epochs": np.int64(2), "lr": np.float32(0.5), "seed": np.int32(3)}
+    found = WeightBalancedClassifier(**drawn).fit(x, y)
+    assert found.get_params()["epochs"] is drawn["epochs"], "as scikit-learn wants them"
+    plain = WeightBalancedClassifier(epochs=2, lr=0.5, seed=3).fit(x, y)
+    assert np.array_equal(found.coef_, plain.coef_)
+
+
 def test_it_is_repeatable_and_can_be_cloned_and_kept():
     first = WeightBalancedClassifier(epochs=3, seed=5).fit(X, Y)
     again = clone(first).fit(X, Y)

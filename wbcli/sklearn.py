@@ -87,9 +87,11 @@ class WeightBalancedClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(
                 f"expected rows of at least two classes, got one class: {self.classes_[0]!r}"
             )
-        found = balanced_head(
-            torch.from_numpy(np.array(X)), torch.from_numpy(labels), **self.get_params(deep=False)
-        )
+        options = {  # a search draws numbers of NumPy's kinds
+            key: value.item() if isinstance(value, np.generic) else value
+            for key, value in self.get_params(deep=False).items()
+        }
+        found = balanced_head(torch.from_numpy(np.array(X)), torch.from_numpy(labels), **options)
         classifier = found.network.classifier.cpu()
         self._keep(found.network.backbone.cpu(), classifier.weight, classifier.bias)
         self.row_norms_ = classifier.row_norms().numpy()

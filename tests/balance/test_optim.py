@@ -328,6 +328,7 @@ def test_only_rows_are_constrained():
         ({"nesterov": True}, "nesterov needs a momentum above 0"),
         ({"dampening": "x"}, "dampening must be a finite number, got 'x'"),
         ({"foreach": True, "fused": True}, "foreach and fused exclude each other"),
+        ({"differentiable": True}, "no gradient goes through a step"),
     ],
 )
 def test_wrong_settings_are_refused_at_once(settings, message):

@@ -184,6 +184,25 @@ def test_class_balanced_weights_by_hand():
     assert class_balanced_weights([1, 2, 3], beta=0.5).tolist() == pytest.approx(expected)
 
 
+def test_beta_1_weighs_by_1_over_n():
+    """1/2, 1/4 and none, rescaled to sum to the two classes: 4/3 and 2/3."""
+    assert class_balanced_weights([2, 4, 0], beta=1).tolist() == pytest.approx([4 / 3, 2 / 3, 0])
+    near = class_balanced_weights([2, 4, 0], beta=1 - 1e-9)
+    assert near.tolist() == pytest.approx([4 / 3, 2 / 3, 0], rel=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [0.3, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("loss", ["focal", "cb-focal"])
+def test_an_image_without_loss_has_no_gradient_in_a_focal_loss(loss, gamma):
+    """The slope of (1 − p)^γ is infinite at p = 1 for γ < 1."""
+    logits = torch.tensor([[200.0, 0.0, 0.0], [1.0, 0.5, 0.0]], requires_grad=True)
+    terms = terms_of(loss, {"gamma": gamma})(logits, torch.tensor([0, 1]), torch.ones(3))
+    terms.sum().backward()
+    assert terms[0] == 0
+    assert logits.grad[0].tolist() == [0.0, 0.0, 0.0]
+    assert logits.grad[1].isfinite().all() and logits.grad[1].abs().sum() > 0
+
+
 def test_beta_0_weighs_all_classes_alike():
     assert class_balanced_weights([1, 20, 300], beta=0).tolist() == [1.0, 1.0, 1.0]
 
@@ -205,7 +224,7 @@ def test_a_class_without_images_has_weight_0_and_changes_no_other():
 
 @pytest.mark.parametrize(
     ("counts", "beta", "message"),
-    [([1], 1.0, "beta must be in [0, 1), got 1.0"), ([0, 0], 0.9, "at least one training image")],
+    [([1], 1.5, "beta must be in [0, 1], got 1.5"), ([0, 0], 0.9, "at least one training image")],
 )
 def test_weights_that_do_not_exist_are_refused(counts, beta, message):
     with pytest.raises(ValueError) as error:

@@ -50,6 +50,7 @@ class SGD(torch.optim.Optimizer):
         unit_norm: keep every row at length 1; excludes `max_norm`.
         momentum, dampening, nesterov, maximize, foreach, fused: as in torch.optim.SGD;
             the last two choose PyTorch's kernel for parameters without per-row work.
+        differentiable: False: no gradient goes through a step.
 
     The state dict is interchangeable with torch.optim.SGD's, but for values per row, which
     that one cannot use; loading one without constraints keeps those given here.
@@ -70,9 +71,12 @@ class SGD(torch.optim.Optimizer):
         maximize: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
+        differentiable: bool = False,
         max_norm: float | Tensor | None = None,
         unit_norm: bool = False,
     ):
+        if differentiable:
+            raise ValueError("differentiable=True: no gradient goes through a step of wbcli.SGD")
         defaults = {
             "lr": lr,
             "momentum": momentum,

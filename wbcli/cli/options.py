@@ -167,7 +167,7 @@ def setting_options(command: Callable, losses: tuple[str, ...] = LOSSES) -> Call
             help="What is random of an image: what the data set defines (basic, default), its "
             "crop, its mirror image, or nothing.",
         ),
-        click.option("--beta", type=float, help="β of the class-balanced losses, in [0, 1)."),
+        click.option("--beta", type=float, help="β of the class-balanced losses, in [0, 1]."),
         click.option("--radius", type=float, help="MaxNorm radius δ > 0 of the rows itself."),
         click.option("--unit-norm", is_flag=True, default=None, help="Keep rows at length 1."),
         click.option(

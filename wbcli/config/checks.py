@@ -16,7 +16,7 @@ BOUNDS: dict[str, dict[str, float]] = {
     "image_size": {"low": 8, "high": 4096},
     "val_per_class": {"low": 0},
     "seed": {"low": 0, "below": 2**63},
-    "beta": {"low": 0, "below": 1},
+    "beta": {"low": 0, "high": 1},
     "defer_from": {"low": 0, "below": 1},
     "step_factor": {"above": 0, "high": 1},
     "views": {"low": 1},
@@ -140,6 +140,8 @@ def check_number(
     high: float | None = None,
     below: float | None = None,
 ) -> None:
+    if not _fits(value, float):
+        raise ValueError(f"{option_name(name)} must be a number, got {shown(value)}")
     bounds = [
         (low, "at least", lambda bound: value >= bound),
         (above, "above", lambda bound: value > bound),

@@ -86,7 +86,7 @@ class Entry:
 _BETA = {
     "beta": Option(
         0.9999,
-        "β of the effective number of images, in [0, 1)",
+        "β of the effective number of images, in [0, 1]; 1 weighs by 1/n",
         "Cui et al., CVPR 2019; the released code",
     )
 }

@@ -9,7 +9,6 @@ Legend: B images, K classes, D features; n_k training images of class k, π_k = 
 
 import copy
 import math
-import reprlib
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from wbcli import console
 from wbcli.balance.ops import row_norms, tau_norm_
 from wbcli.methods.about import About, Figure
-from wbcli.methods.losses import check_none_empty, log_prior
+from wbcli.methods.losses import check_none_empty, checked_counts, log_prior
 from wbcli.methods.nearest_mean import nearest_mean
 from wbcli.models.classifiers import Normalised, check_options
 from wbcli.models.linear import Form, joined, linear_form
@@ -117,13 +116,7 @@ def adjust(name: str, network: nn.Module, class_counts: Sequence[int], **options
     if name not in ADJUSTMENTS:
         raise ValueError(f"unknown adjustment {name!r}: choose one of {', '.join(ADJUSTMENTS)}")
     check_options(name, ADJUSTMENTS[name], options)
-    counts = torch.as_tensor(class_counts, dtype=torch.float64, device="cpu")
-    num_classes = _num_classes(network.classifier)
-    if counts.shape != (num_classes,) or not bool((counts >= 0).all()):
-        raise ValueError(
-            f"class_counts must be {num_classes} numbers of at least 0, one for each class, got "
-            f"{reprlib.repr(counts.tolist())}"
-        )
+    counts = checked_counts(class_counts, _num_classes(network.classifier))
     scores = ADJUSTMENTS[name](network.classifier, counts, **options)
     return scores.eval().requires_grad_(False)
 
@@ -157,6 +150,7 @@ def logit_adjustment(classifier: nn.Module, counts: Tensor, *, tau: float = 1.0)
     feature_map, layer = _linear("logit-adjustment", classifier)
     log_prior = _log_prior("logit-adjustment", counts).to(layer.bias.device)
     layer.bias.copy_(layer.bias.double() - _at_least_0("tau", tau) * log_prior)
+    _check_finite(layer, "tau", tau)
     return joined(feature_map, layer)
 
 

@@ -8,6 +8,7 @@ from wbcli.methods.method import Group
 from wbcli.methods.plain import Plain
 from wbcli.methods.retrain import WeightBalancing
 from wbcli.models.layers import freeze_all_but
+from wbcli.models.networks import Network
 
 _KANG = "Kang et al., ICLR 2020"
 _COST = "10 epochs of the classifier, on cached features"
@@ -70,6 +71,10 @@ class Scaling(Plain):
 
     sampling = "balanced"
 
+    def __init__(self, network: Network, class_counts: list[int], **options):
+        super().__init__(network, class_counts, **options)
+        self.trained = freeze_all_but(network, [[network.classifier]])
+
     def groups(self) -> list[Group]:
         """No rows: those of the classifier stay as they are."""
-        return [Group(freeze_all_but(self.network, [[self.network.classifier]]))]
+        return [Group(self.trained)]

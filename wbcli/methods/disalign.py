@@ -4,12 +4,12 @@ Legend: B batch, b images of a part of it, K classes; n_k training images of cla
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from wbcli.data.batches.batch import Batch
 from wbcli.methods.about import About, Figure
-from wbcli.methods.method import Group, Method
+from wbcli.methods.losses import cross_entropy
+from wbcli.methods.method import Group, Method, statistic_for
 from wbcli.models.layers import freeze_all_but
 from wbcli.models.networks import Network
 
@@ -69,8 +69,9 @@ class Alignment(Method):
         self, network: Network, class_counts: list[int], *, epochs: int = 1, rho: float = 1.2
     ):
         super().__init__(network, class_counts, epochs=epochs)
-        weights = generalised_weights(class_counts, rho).float()
+        weights = statistic_for(network, generalised_weights(class_counts, rho))
         self.register_buffer("per_class", weights, persistent=False)
+        self.trained = freeze_all_but(network, [[network.classifier]])
 
     def weigh(self, batch: Batch) -> Tensor:
         return self.per_class[batch.labels]
@@ -78,8 +79,8 @@ class Alignment(Method):
     def losses(self, part: Batch) -> Tensor:
         logits = self.logits(part.images)
         self.hits += (logits.argmax(1) == part.labels).sum()
-        return self.weigh(part) * F.cross_entropy(logits, part.labels, reduction="none")
+        return self.weigh(part) * cross_entropy(logits, part.labels, None)
 
     def groups(self) -> list[Group]:
         """No rows: those of the classifier stay as they are."""
-        return [Group(freeze_all_but(self.network, [[self.network.classifier]]))]
+        return [Group(self.trained)]

@@ -5,7 +5,7 @@ from torch import Tensor
 from wbcli.data.batches.batch import Batch
 from wbcli.methods.about import About
 from wbcli.methods.losses import cross_entropy
-from wbcli.methods.method import Method
+from wbcli.methods.method import Method, at_least_float32
 from wbcli.models.networks import Network
 
 ABOUT = {
@@ -48,5 +48,5 @@ class FeatureDecay(Method):
     def losses(self, part: Batch) -> Tensor:
         logits, features = self.network(part.images, with_features=True)
         self.hits += (logits.argmax(1) == part.labels).sum()
-        decay = self.feature_decay / 2 * features.float().square().sum(1)
-        return cross_entropy(logits.float(), part.labels, None) + decay
+        decay = self.feature_decay / 2 * at_least_float32(features).square().sum(1)
+        return cross_entropy(at_least_float32(logits), part.labels, None) + decay

@@ -6,7 +6,8 @@ Legend: B batch, K classes, M heads. logits `[B, K]` of a floating dtype, or `[B
 `[B]` int64; per_class `[K]` or `[K, M]`, what `Loss.statistic` makes of the class counts.
 """
 
-from collections.abc import Callable
+import reprlib
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -17,10 +18,12 @@ from torch import Tensor
 from wbcli.words import counted, has
 
 GAMMA = 2.0  # Lin et al., ICCV 2017
+NO_LABEL = -(2**31)  # PyTorch's own, −100, would pass over a wrong label in silence
 
 
 def class_balanced_weights(class_counts: list[int], beta: float = 0.9999) -> Tensor:
-    """Inverse effective number of samples: v_k ∝ (1−β)/(1−β^{n_k}), with a mean of 1.
+    """Inverse effective number of samples: v_k ∝ (1−β)/(1−β^{n_k}), with a mean of 1; for β = 1
+    its limit, 1/n_k.
 
     Σ v_k is the number of classes that have images, K where all have some: a loss of few of
     many classes is no larger than one of a set with those classes only.
@@ -28,25 +31,45 @@ def class_balanced_weights(class_counts: list[int], beta: float = 0.9999) -> Ten
     Args:
         class_counts: n_k ≥ 0, training images of each class. A class without any gets
             weight 0: no image of it is ever weighed.
-        beta: in [0, 1).
+        beta: in [0, 1].
 
     Returns:
         `[K]` float64.
 
     Raises:
-        ValueError: β outside [0, 1), or no image in any class.
+        ValueError: β outside [0, 1], or no image in any class.
 
     Source: Cui et al., "Class-Balanced Loss Based on Effective Number of Samples",
     CVPR 2019, equation 3 and section 4.
     """
-    if not 0 <= beta < 1:
-        raise ValueError(f"beta must be in [0, 1), got {beta}")
+    if not 0 <= beta <= 1:
+        raise ValueError(f"beta must be in [0, 1], got {beta}")
     counts = torch.tensor(class_counts, dtype=torch.float64)
     present = counts > 0
     if not present.any():
         raise ValueError("class-balanced weights need at least one training image")
-    weights = torch.where(present, (1 - beta) / (1 - beta**counts), 0.0)
+    inverse = 1 / counts if beta == 1 else (1 - beta) / (1 - beta**counts)
+    weights = torch.where(present, inverse, 0.0)
     return weights * (present.sum() / weights.sum())
+
+
+def checked_counts(class_counts: Sequence[int], num_classes: int) -> Tensor:
+    """n_k `[K]`, float64 on the CPU.
+
+    Raises:
+        ValueError: they are no K finite numbers of at least 0.
+    """
+    try:
+        counts = torch.as_tensor(class_counts, dtype=torch.float64, device="cpu").detach()
+    except (TypeError, ValueError, RuntimeError):
+        counts = None
+    right = counts is not None and counts.shape == (num_classes,)
+    if not right or not bool((counts.isfinite() & (counts >= 0)).all()):
+        raise ValueError(
+            f"class_counts must be {num_classes} numbers of at least 0, one for each class, got "
+            f"{reprlib.repr(class_counts if counts is None else counts.tolist())}"
+        )
+    return counts
 
 
 def log_prior(class_counts: list[int], tau: float = 1.0) -> Tensor:
@@ -86,7 +109,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, per_class: Tensor | None) -> T
     """CE: −log p_y, p = softmax(logits)."""
     if logits.ndim == 3:
         labels = labels[:, None].expand(-1, logits.shape[2])
-    return F.cross_entropy(logits, labels, reduction="none")
+    return F.cross_entropy(logits, labels, reduction="none", ignore_index=NO_LABEL)
 
 
 def class_balanced(logits: Tensor, labels: Tensor, per_class: Tensor) -> Tensor:
@@ -115,9 +138,14 @@ def class_balanced_bce(logits: Tensor, labels: Tensor, per_class: Tensor) -> Ten
 def focal(
     logits: Tensor, labels: Tensor, per_class: Tensor | None, *, gamma: float = GAMMA
 ) -> Tensor:
-    """Focal: −(1 − p_y)^γ·log p_y. Source: Lin et al., ICCV 2017."""
+    """Focal: −(1 − p_y)^γ·log p_y. Source: Lin et al., ICCV 2017.
+
+    Where p_y rounds to 1 the slope of the power is infinite for γ < 1, and 0·∞ no number: the
+    loss is 0 there, and so is its gradient.
+    """
     cross_entropies = cross_entropy(logits, labels, None)
-    return (1 - torch.exp(-cross_entropies)) ** gamma * cross_entropies
+    wrong = (1 - torch.exp(-cross_entropies)).clamp(min=torch.finfo(logits.dtype).tiny)
+    return wrong**gamma * cross_entropies
 
 
 def class_balanced_focal(

@@ -3,11 +3,16 @@
 from importlib import import_module
 from typing import Any
 
+from torch import nn
+
 from wbcli.config.methods import METHODS, settle_head, settle_options
 from wbcli.config.published import PUBLISHED
 from wbcli.config.settings import Config
+from wbcli.methods.losses import checked_counts
 from wbcli.methods.method import Method
 from wbcli.models.assembled import followed, is_made
+from wbcli.models.classifiers import Rotations
+from wbcli.models.linear import Linear
 from wbcli.models.networks import Network
 
 
@@ -24,14 +29,16 @@ def make(
 
     Args:
         name: a method that trains: see `wbcli methods`.
-        class_counts: n_k, training images of each class.
+        class_counts: n_k, training images of each class of the network. Where it told rotations
+            (`ssp`), it gets a new classifier of so many classes.
         epochs: that will be trained.
         head: the classifier that the network gets; None: what the method wants. In stage 2 `kept`
             or `fresh`.
         options: as on the command line, with _ for -; what is left out takes its default.
 
     Raises:
-        ValueError: a name that is none, or an option that the method does not have.
+        ValueError: a name that is none, counts of other classes, or an option that the method
+            does not have, or one out of its range.
     """
     trained = METHODS[1] | METHODS[2]
     if name not in trained:
@@ -39,15 +46,24 @@ def make(
     entry = trained[name]
     head, of_head = settle_head(name, entry, head, options)
     step = entry.step or head
-    if not is_made(network.classifier, step):
+    if entry.classifies:
+        if isinstance(network.classifier, Rotations):
+            _replace(network, Linear(network.num_features, len(class_counts)))
+        counts = checked_counts(class_counts, network.classifier.num_classes).tolist()
+        class_counts = [int(n) if n.is_integer() else n for n in counts]
+    if not is_made(network.classifier, step, **of_head):
         made = followed(network.classifier, step, network.num_features, **of_head)
-        like = next(iter(network.classifier.state_dict().values()))
-        network.classifier = made.to(like.device, like.dtype)
+        _replace(network, made)
     own = {k: v for k, v in options.items() if k in entry.options or k not in of_head}
     chosen = settle_options(name, entry.options, own)
     module, kind = entry.place.split(":")
     method = getattr(import_module(f"wbcli.methods.{module}"), kind)
     return method(network, class_counts, epochs=epochs, **(entry.fixed | chosen))
+
+
+def _replace(network: Network, classifier: nn.Module) -> None:
+    like = next(iter(network.classifier.state_dict().values()))
+    network.classifier = classifier.to(like.device, like.dtype)
 
 
 def for_run(config: Config, network: Network, class_counts: list[int]) -> Method:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from wbcli.data.batches.batch import Batch
 from wbcli.data.batches.splits import Data
+from wbcli.models.layers import set_training_mode
 from wbcli.models.networks import Network
 
 
@@ -53,6 +54,15 @@ class Method(nn.Module):
         self.network, self.epochs = network, epochs
         self.class_counts = list(class_counts)
         self.register_buffer("hits", torch.zeros((), dtype=torch.int64), persistent=False)
+
+    def train(self, mode: bool = True) -> "Method":
+        """Training mode, in which what is frozen stands still (`training.fit` can let its batch
+        norms move).
+        """
+        super().train(mode)
+        if mode:
+            set_training_mode(self.network, "eval")
+        return self
 
     def streams(self, epoch: int) -> tuple[str, ...]:
         """The sampling order of each stream of images (`data.batches.sampling`), one or two.
@@ -110,12 +120,24 @@ class Method(nn.Module):
         return averaged(self.losses(batch), shares(self.weigh(batch)))
 
     def logits(self, images: Tensor) -> Tensor:
-        """float32 logits [b, K] of images, or of features where the classifier alone trains."""
-        return self.evaluated()(images).float()
+        """Logits [b, K] of images, or of features where the classifier alone trains: float32, or
+        float64 of a network that is.
+        """
+        return at_least_float32(self.evaluated()(images))
 
     def evaluated(self) -> nn.Module:
         """What of the network is measured on the splits that it trains on."""
         return self.network.classifier if self.on_features else self.network
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def statistic_for(network: nn.Module, per_class: Tensor) -> Tensor:
+    """A float64 statistic of the classes in the precision in which its losses are computed."""
+    is_double = any(p.dtype == torch.float64 for p in network.parameters())
+    return per_class if is_double else per_class.float()
 
 
 def shares(weights: Tensor) -> Tensor:

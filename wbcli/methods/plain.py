@@ -10,7 +10,7 @@ from wbcli.config.methods import first_epoch
 from wbcli.data.batches.batch import Batch
 from wbcli.methods.about import About, Figure
 from wbcli.methods.losses import class_balanced_weights, statistic_of, terms_of
-from wbcli.methods.method import Method
+from wbcli.methods.method import Method, statistic_for
 from wbcli.models.networks import Network
 
 _CUI = "Cui et al., CVPR 2019"
@@ -143,13 +143,15 @@ class Plain(Method):
         super().__init__(network, class_counts, epochs=epochs)
         self.defer, self.late = defer, first_epoch(defer_from, epochs)
         if defer == "drw":
-            weights = class_balanced_weights(class_counts, options["beta"]).float()
+            weights = class_balanced_weights(class_counts, options["beta"])
+            weights = statistic_for(network, weights)
             self.register_buffer("late_weights", weights, persistent=False)
             self.register_buffer("class_weights", torch.ones_like(weights), persistent=False)
         self.terms = terms_of(loss, options)
         per_class = statistic_of(loss, class_counts, options)
-        per_class = None if per_class is None else per_class.float()
+        per_class = None if per_class is None else statistic_for(network, per_class)
         self.register_buffer("per_class", per_class, persistent=False)
+        self.start_epoch(0)
 
     def streams(self, epoch: int) -> tuple[str, ...]:
         return ("balanced",) if self.defer == "drs" and epoch >= self.late else (self.sampling,)

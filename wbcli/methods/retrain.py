@@ -37,12 +37,8 @@ class WeightBalancing(Plain):
             raise ValueError(f"loss must be one of {words} in stage 2, got {options.get('loss')!r}")
         super().__init__(network, class_counts, **options)
         self.layers = last_layers(network, layers)
+        self.trained = freeze_all_but(network, self.layers)
 
     def groups(self) -> list[Group]:
         """The rows of each of the layers may be constrained, output first."""
-        return [
-            Group(
-                freeze_all_but(self.network, self.layers),
-                rows=[layer[0].weight for layer in self.layers],
-            )
-        ]
+        return [Group(self.trained, rows=[layer[0].weight for layer in self.layers])]

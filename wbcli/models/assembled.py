@@ -4,6 +4,7 @@ Legend: K classes, D features.
 """
 
 import copy
+import math
 from typing import Any
 
 from torch import nn
@@ -57,8 +58,12 @@ def followed(classifier: nn.Module, step: str, num_features: int, **options: Any
     return joined(feature_map, layer)
 
 
-def is_made(classifier: nn.Module, head: str) -> bool:
+def is_made(classifier: nn.Module, head: str, **options: float) -> bool:
     """Whether a classifier is what a step would make: it stays as it is then."""
     if head in BESIDE:
         return False
-    return type(classifier) is (Linear if head in STAY_LINEAR else HEADS.get(head))
+    alike = type(classifier) is (Linear if head in STAY_LINEAR else HEADS.get(head))
+    return alike and all(
+        math.isclose(getattr(classifier, key), value, rel_tol=1e-6)  # some are float32
+        for key, value in options.items()
+    )

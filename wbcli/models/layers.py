@@ -41,7 +41,7 @@ def set_training_mode(network: nn.Module, frozen_batch_norm: str) -> None:
     if frozen and frozen_batch_norm == "eval":
         backbone.eval()
     for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad:
+        if isinstance(module, nn.BatchNorm2d) and module.affine and not module.weight.requires_grad:
             module.train(frozen_batch_norm == "train")
 
 
