@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from wbcli import device
-from wbcli.words import are, counted, has, quoted
+from wbcli.words import are, counted, has, quoted, told_apart
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,14 @@ from wbcli.words import are, counted, has, quoted
 )
 def test_a_noun_is_in_the_number_that_fits(count, noun, said):
     assert counted(count, noun) == said
+
+
+def test_names_that_a_terminal_shows_alike_are_refused():
+    """A line feed is shown as a backslash and an n, which is a name of its own."""
+    assert told_apart(["a\nb", "c"], "here") == ["a\\nb", "c"]
+    for names in (["a\nb", "c", "a\\nb"], ["a", "a"]):
+        with pytest.raises(ValueError, match=r"here: two classes are called a.*: rename one"):
+            told_apart(names, "here")
 
 
 def test_a_verb_is_in_the_number_that_fits():

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections.abc import Iterable
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # surrogates: undecodable bytes
 
@@ -34,6 +35,22 @@ def are(count: int) -> str:
 def printable(name: str) -> str:
     """A name that any terminal can show, on one line."""
     return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), name)
+
+
+def told_apart(names: Iterable[str], what: str) -> list[str]:
+    """The names as any terminal can show them.
+
+    Raises:
+        ValueError: two names are one so, which `what` calls.
+    """
+    shown: dict[str, str] = {}
+    for name in names:
+        if printable(name) in shown:
+            raise ValueError(
+                f"{what}: two classes are called {printable(name)}: rename one of them"
+            )
+        shown[printable(name)] = name
+    return list(shown)
 
 
 def composed(name: str) -> str:

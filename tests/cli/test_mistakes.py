@@ -82,7 +82,7 @@ MISTAKES = [  # command line, exit code, a part of the sentence
     ("stage1 digitslt --image-size 64", 2, "the pictures of digitslt are 8×8"),
     ("stage1 digitslt --bottleneck 0", 2, "--bottleneck must be a finite number at least 1, got 0"),
     ("stage1 digitslt --bottleneck 70000", 2, "--bottleneck must be a finite number at most 65536"),
-    ("stage1 digitslt --beta 1", 2, "--beta must be a finite number at least 0 and below 1"),
+    ("stage1 digitslt --beta 2", 2, "--beta must be a finite number at least 0 and at most 1"),
     ("stage1 digitslt --radius 0", 2, "--radius must be a finite number above 0, got 0"),
     ("stage1 digitslt --radius 1 --unit-norm", 2, "--radius and --unit-norm exclude each other"),
     ("stage1 digitslt --arch vgg", 2, "--arch must be one of resnet8, "),
@@ -222,7 +222,7 @@ MISTAKES = [  # command line, exit code, a part of the sentence
     ("reproduce --seed -1", 2, "--seed must be a finite number at least 0"),
     ("reproduce --seed 9223372036854775807 --seeds 2", 2, "--seed must be a finite number at"),
     ("reproduce --wd -1", 2, "--wd must be a finite number at least 0, got -1"),
-    ("reproduce --beta 1", 2, "--beta must be a finite number at least 0 and below 1"),
+    ("reproduce --beta 2", 2, "--beta must be a finite number at least 0 and at most 1"),
     ("reproduce --epochs few", 2, "'few' is not a valid integer"),
     ("reproduce --runs-dir file", 2, "--runs-dir file: expected a folder, this is a file"),
     # report

@@ -16,8 +16,9 @@ from conftest import write_cifar10, write_folder, write_pickle, write_pictures
 from wbcli import cli
 from wbcli.config.resolve import resolve_stage1
 from wbcli.config.settings import Config, resolved_limits
-from wbcli.data import chosen, datasets
+from wbcli.data import datasets
 from wbcli.data.chosen import Chosen, Images
+from wbcli.data.packed import pack, unpack
 from wbcli.data.pictures.decoding import Pictures
 from wbcli.data.record import Record
 from wbcli.data.recorded import for_run
@@ -127,6 +128,32 @@ def test_pictures_that_were_added_change_no_number(wbcli, pets):
     assert Path("runs/again/model.safetensors").read_bytes() == weights
     images = [Path("runs", name, "images.json.gz").read_bytes() for name in ("it", "two", "again")]
     assert images[0] == images[1] == images[2]
+
+
+def test_test_pictures_that_are_others_now_are_told(wbcli, pets):
+    """One more; one that was replaced under another name; one that went to another class."""
+    cats = pets / "test" / "cat"
+    first, second = sorted(cats.iterdir())
+    said = SINCE.format("it") + "its test images are others now, 6 then and {} now\n"
+    assert "test images" not in wbcli("eval", "it").err
+    shutil.copy(first, cats / "more.jpg")
+    for name in ("it", "two"):
+        result = wbcli("eval", name, "--json")
+        assert result.json["num_images"] == 7
+        assert said.format(7).replace("run it", f"run {name}") in result.err
+    second.rename(cats / "other.jpg")
+    (cats / "more.jpg").unlink()
+    assert said.format(6) in wbcli("eval", "it").err
+    (cats / "other.jpg").rename(pets / "test" / "ant" / "other.jpg")
+    assert said.format(6) in wbcli("eval", "it").err
+    new = wbcli("stage2", "it", "--epochs", "1", "-q", "--name", "new")
+    assert said.format(6) in new.err
+    assert "test images" not in wbcli("eval", "new").err, "it was measured with these"
+    run = Run(pets.parent / "runs" / "it")
+    content = json.loads(gzip.decompress((run.path / "images.json.gz").read_bytes()))
+    del content["test"]
+    (run.path / "images.json.gz").write_bytes(packed(content))
+    assert "test images" not in wbcli("eval", "it").err, "an older version did not say"
 
 
 def test_a_run_whose_parent_is_gone_has_its_own_record(wbcli, pets):
@@ -488,7 +515,7 @@ def test_epoch_lines_show_first_what_the_epoch_is_chosen_by(wbcli):
 
 def record_of(dataset: datasets.Dataset) -> Record:
     counts = dataset.class_counts, dataset.original_counts
-    images = chosen.unpack(chosen.pack(dataset.chosen))
+    images = unpack(pack(dataset.chosen))
     return Record("it", dataset.class_names, *counts, dataset.limits, images)
 
 
@@ -566,9 +593,9 @@ def test_a_hundred_thousand_names_come_back_from_a_small_file():
     names = [f"train/{k}/{generator.bytes(8).hex()}.jpg" for k in labels]
     names[0] = "train/0/caf\udce9.jpg"  # bytes that are no UTF-8
     part = Images.of(Pictures.of(Path(), names), labels, np.arange(len(names)))
-    packed = chosen.pack(Chosen(part, None, np.zeros(100, dtype=np.int64)))
+    packed = pack(Chosen(part, None, np.zeros(100, dtype=np.int64)))
     assert len(packed) < 16 * len(names), "8 bytes of a name are random"
-    assert chosen.unpack(packed).train.same(part)
+    assert unpack(packed).train.same(part)
 
 
 DIGEST = {"indices": [0], "digest": "d"}
@@ -608,11 +635,15 @@ gz = partial(gzip.compress, mtime=0)
         ({"val": False}, "val is true or false"),
         ({"val": 0}, "val is a number"),
         ({"val": ""}, "val is a text"),
+        ({"test": [1]}, "test is a list"),
+        ({"test": {"count": 1}}, "test lacks digest"),
+        ({"test": {"count": -1, "digest": ""}}, "the counts of test are no list of"),
+        ({"test": {"count": 1, "digest": 2}}, "digest of test is a number"),
     ],
 )
 def test_lists_of_images_that_were_edited_are_refused(change, said):
     content = {"train": {"names": ["a"], "labels": [1]}, "val": None, "unused": [0, 0, 0]}
-    assert chosen.unpack(packed(content)).counts() == [0, 1, 0]
+    assert unpack(packed(content)).counts() == [0, 1, 0]
     check_refused(packed(content | change), said)
 
 
@@ -637,7 +668,7 @@ def test_damage_is_called_by_its_name(content, said):
 
 def check_refused(content: bytes, said: str) -> None:
     with pytest.raises(ValueError, match="expected the images of a run as gzipped JSON") as error:
-        chosen.unpack(content)
+        unpack(content)
     assert (
         f"(train and val, each with names or indices, and labels; unused counts), but {said}"
         in (str(error.value))

@@ -2,7 +2,9 @@
 
 import json
 import os
+import signal
 import stat
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from wbcli.data import datasets, recorded
 from wbcli.deploy import export, predict
 from wbcli.models import networks
 from wbcli.runs.run import Run
+from wbcli.training import signals
 
 FLOWERS = {"daisy": 6, "red rose": 2, "tülip": 1}
 FORMATS = ("torch", "safetensors", "onnx")
@@ -120,6 +123,43 @@ def test_onnx_takes_batches_of_any_size(wbcli, trained, tmp_path):
         x = (torch.from_numpy(images).float() / 255 - 0.305) / 0.376
         found = session.run(["logits"], {"images": images})[0]
         np.testing.assert_allclose(found, network(x).detach().numpy(), atol=1e-4)
+
+
+def test_what_torch_cannot_write_as_onnx_is_one_line(wbcli, trained, monkeypatch):
+    """Its own text is a page for its developers."""
+    need("onnx")
+
+    def fail(*args, **kwargs):
+        try:
+            raise OSError("No space left on device")
+        except OSError as error:
+            raise torch.onnx.OnnxExporterError("Failed\n- create an issue") from error
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    result = wbcli("export", "first", "--output", "here.onnx")
+    assert (result.code, result.out) == (1, "")
+    assert result.err.splitlines()[-1] == (
+        "Error: torch cannot write this network as ONNX (OSError: No space left on device): try "
+        "--format torch"
+    )
+    assert not Path("here.onnx").exists()
+
+
+def test_a_signal_within_the_writing_of_onnx_waits_for_its_end(wbcli, trained, monkeypatch):
+    need("onnx")
+    monkeypatch.setattr(signals, "_received", None)  # put back afterwards
+    write = torch.onnx.export
+    done = []
+
+    def export(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
+        program = write(*args, **kwargs)
+        done.append(program)
+        return program
+
+    monkeypatch.setattr(torch.onnx, "export", export)
+    result = wbcli("export", "first", "--output", "here.onnx")
+    assert (result.code, len(done)) == (143, 1)
 
 
 @pytest.mark.parametrize("arch", ["resnet8", "resnet32", "resnet34", "resnet50"])

@@ -133,6 +133,20 @@ def test_predict_takes_rows_normalised_as_in_training(wbcli, probe):
     assert [line.split(",")[0] for line in lines] == ["file", "new.npz[0]", "new.npz[1]"]
 
 
+def test_a_file_that_cannot_be_read_takes_no_answer_from_the_others(wbcli, probe):
+    np.savez("new.npz", features=X[:1])
+    np.savez("wide.npz", features=np.ones((1, 9), np.float32))
+    Path("junk.npz").write_bytes(b"junk")
+    given = ("predict", "probe", "wide.npz", "new.npz", "junk.npz")
+    found = wbcli(*given, "--json")
+    assert (found.code, [image["file"] for image in found.json["images"]]) == (1, ["new.npz"])
+    assert [broken["file"] for broken in found.json["broken"]] == ["wide.npz", "junk.npz"]
+    assert not found.json["broken"][0]["reason"].startswith("wide.npz")
+    assert found.err.endswith("Error: 2 of 3 files cannot be read\n")
+    lines = wbcli(*given, "--top", "1", "--csv").out.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["file", "new.npz[0]", "wide.npz", "junk.npz"]
+
+
 @pytest.mark.parametrize("form", ["torch", "safetensors"])
 def test_export_normalises_inside(wbcli, probe, form):
     found = wbcli("export", "probe", "--format", form, "--json").json

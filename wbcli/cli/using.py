@@ -55,9 +55,9 @@ def predict_command(run, given, top, as_json, as_csv, runs_dir, device, precisio
         run = find(runs_dir, run)
         precision = devices.resolve_precision(precision, device, run.config().recipe)
     model = predict.load(run)
-    paths, tables = [], []
+    paths, tables, broken = [], [], []
     if model.source.features:
-        tables = [(p, t) for p in given for t in _features_of(p, model, run)]
+        tables, broken = _read_features(given, model, run)
     else:
         paths, notes = predict.find_pictures(list(given))
         for note in notes:
@@ -68,7 +68,7 @@ def predict_command(run, given, top, as_json, as_csv, runs_dir, device, precisio
             f"{run.name} has no temperature, since {model.missing}: "
             "these are scores (logits), no probabilities"
         )
-    images, broken = [], []
+    images = []
     pictures = predict.predict(model, paths, device, precision, top) if paths else ()
     for path, answer in pictures:
         if isinstance(answer, str):
@@ -91,7 +91,8 @@ def predict_command(run, given, top, as_json, as_csv, runs_dir, device, precisio
     elif images:
         _print_table(images, value)
     if broken:
-        raise click.ClickException(f"{len(broken)} of {counted(len(paths), 'file')} cannot be read")
+        files = counted(len(paths or given), "file")
+        raise click.ClickException(f"{len(broken)} of {files} cannot be read")
 
 
 def _print_csv(images: list[dict], broken: list[dict], value: str) -> None:
@@ -112,17 +113,28 @@ def _place(image: dict) -> str:
     return f"{image['file']}{array}[{image['row']}]"
 
 
-def _features_of(path: Path, model, run: Run) -> list:
+def _read_features(given: tuple[Path, ...], model, run: Run) -> tuple[list, list[dict]]:
+    """Each file with its tables of features, and those that cannot be read, with the reason."""
     from wbcli.data import features
 
-    if not features.is_one(path):
-        raise ValueError(
-            f"{path}: run {run.name} was trained on features, so it takes a file of them "
-            f"({', '.join(features.SUFFIXES)}), which wbcli features writes, and no pictures"
-        )
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file")
-    return features.read_unlabelled(path, model.config.num_features, run.name)
+    for path in given:
+        if not features.is_one(path):
+            raise ValueError(
+                f"{path}: run {run.name} was trained on features, so it takes a file of them "
+                f"({', '.join(features.SUFFIXES)}), which wbcli features writes, and no pictures"
+            )
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: there is no such file")
+    tables, broken = [], []
+    for path in given:
+        try:
+            found = features.read_unlabelled(path, model.config.num_features, run.name)
+            tables += [(path, table) for table in found]
+        except ValueError as error:
+            reason = str(error).removeprefix(f"{path}: ")
+            console.warn(f"{path}: {reason}")
+            broken.append({"file": str(path), "reason": reason})
+    return tables, broken
 
 
 def _print_table(images: list[dict], value: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from wbcli.data import features, longtail, sources
-from wbcli.data.chosen import Chosen, Images
+from wbcli.data.chosen import Chosen, Images, Measured
 from wbcli.data.left_out import usable
 from wbcli.data.pictures.decoding import Pictures
 from wbcli.files.readers import Arrays, Content
@@ -206,7 +206,12 @@ def load(
         image_size=image_size or source.image_size,
         fit=fit,
         notes=content.notes,
-        chosen=Chosen(Images.of(*content.train, train), val_images, there - taken),
+        chosen=Chosen(
+            Images.of(*content.train, train),
+            val_images,
+            there - taken,
+            test=content.test and Measured.of(*content.test),
+        ),
     )
 
 

@@ -14,7 +14,7 @@ from wbcli.data.sets.split import places_of
 from wbcli.files.arrays import SUFFIXES, ArrayFile
 from wbcli.files.readers import Arrays, Content
 from wbcli.files.rows import Rows
-from wbcli.words import counted, printable
+from wbcli.words import counted, printable, told_apart
 
 PAIRS = ("train", "test", "val")
 PAIR = "the single pair features and labels"
@@ -240,7 +240,7 @@ def _class_names(file: ArrayFile, num_classes: int) -> list[str]:
         names = [str(k) for k in range(num_classes)]
     if len(names) < 2:
         raise ValueError(f"{file.path}: expected at least two classes, got {len(names)}")
-    return [printable(name) for name in names]
+    return told_apart(names, str(file.path))
 
 
 def _check_labels(path: Path, what: str, labels: np.ndarray, names: list[str]) -> None:

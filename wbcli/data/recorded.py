@@ -80,7 +80,10 @@ def _as_recorded(config, recorded: Record, content: Content) -> Dataset:
         splits[name] = take(pool, places)
         if said := chosen.lost(images, *others, what):
             lost[name] = said
+    test = content.test and chosen.Measured.of(*content.test)
     changes = list(lost.values())
+    if recorded.images.test:
+        changes += filter(None, [recorded.images.test.changed(test)])
     if source.image_size or not lost:  # places that hold others now are no count of new images
         new = recorded.images.new(filter(None, (content.train, content.val)))
         changes += filter(None, [record.unused(new, "picture" if source.image_size else "image")])
@@ -97,7 +100,7 @@ def _as_recorded(config, recorded: Record, content: Content) -> Dataset:
         image_size=config.image_size or source.image_size,
         fit=config.fit,
         notes=content.notes,
-        chosen=recorded.images,
+        chosen=recorded.images._replace(test=test),
         changes=([recorded.changed(*changes)] if changes else [])
         + [recorded.unchecked_hold_out()] * recorded.images.guessed
         + [recorded.unknown_groups()] * (recorded.original_counts is None),

@@ -30,6 +30,7 @@ from wbcli.deploy.predict import Model
 from wbcli.evaluate.metrics import logits_of
 from wbcli.files.storage import replacing
 from wbcli.models import networks
+from wbcli.training.signals import whole
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}
 TOLERANCE = 1e-4  # of the largest logit; float32 sums differ in their order
@@ -165,20 +166,34 @@ def _compare(model: Model, images: Tensor, logits: Logits) -> float:
 def _write_onnx(exported: nn.Module, images: Tensor, about: dict[str, Any], path: Path) -> None:
     import onnx
 
-    with _quiet():
-        program = torch.onnx.export(
-            exported,
-            (images,),
-            dynamo=True,
-            verbose=False,
-            input_names=[_input(about)],
-            output_names=["logits"],
-            dynamic_shapes=_shapes(),
-        )
+    with _quiet(), whole():  # a signal within it would be told as a failure of torch
+        try:
+            program = torch.onnx.export(
+                exported,
+                (images,),
+                dynamo=True,
+                verbose=False,
+                input_names=[_input(about)],
+                output_names=["logits"],
+                dynamic_shapes=_shapes(),
+            )
+        except RuntimeError as error:  # whose text is a page of advice to torch's developers
+            cause = _first_cause(error)
+            reason = (str(cause).splitlines() or [""])[0]
+            raise RuntimeError(
+                f"torch cannot write this network as ONNX ({type(cause).__name__}: {reason}): try "
+                "--format torch"
+            ) from error
     content = program.model_proto
     entry = content.metadata_props.add()
     entry.key, entry.value = KEY, json.dumps(about, ensure_ascii=False)
     onnx.save(content, path)
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    while error.__cause__:
+        error = error.__cause__
+    return error
 
 
 def _read_onnx(path: Path) -> tuple[str, Logits | None]:

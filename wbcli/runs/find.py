@@ -32,7 +32,7 @@ def create(runs_dir: Path, config: Config, name: str | None) -> Run:
             if not run.path.is_dir():
                 raise ValueError(f"{run.path} is a file: choose another --name") from None
             with run.locked():
-                run.must_be_new()
+                run.must_be_new(config.stage != "normalize")
         return run
     prefix = f"{plain(config.dataset)}-{config.stage}-"
     taken = [path.name.removeprefix(prefix) for path in runs_dir.glob(f"{prefix}*")]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from wbcli.config.settings import Config, from_dict, resolved_limits
-from wbcli.data import chosen, sources
+from wbcli.data import packed, sources
 from wbcli.data.chosen import Chosen
 from wbcli.data.record import Record, check_classes
 from wbcli.files.readers import read_bytes
@@ -56,13 +56,11 @@ class Run:
                 (self.path / name).unlink(missing_ok=True)
             yield
 
-    def must_be_new(self) -> None:
+    def must_be_new(self, trains: bool = True) -> None:
         """Raises ValueError where something has been trained, or was to be, or lies there."""
         if self.started or self.resumable or self.finished:
-            raise ValueError(
-                f"run {self.name!r} exists in {self.path.parent}: continue it with --resume, "
-                "or choose another --name"
-            )
+            remedy = "continue it with --resume, or " * trains + "choose another --name"
+            raise ValueError(f"run {self.name!r} exists in {self.path.parent}: {remedy}")
         self.must_be_ours()
 
     def must_be_ours(self) -> None:
@@ -116,7 +114,7 @@ class Run:
         found, names = self._recorded(key, int, "counts"), self.class_names()
         if found is None or names is None:
             return None
-        if len(found) != len(names) or not all(0 <= count < chosen.MAX_COUNT for count in found):
+        if len(found) != len(names) or not all(0 <= count < packed.MAX_COUNT for count in found):
             raise ValueError(
                 f"run {self.name}: {key} of config.json does not count the images of each of "
                 f"{len(names)} classes"
@@ -133,7 +131,7 @@ class Run:
         if not path.exists():
             return None
         try:
-            return chosen.unpack(read_bytes(path, chosen.MAX_PACKED))
+            return packed.unpack(read_bytes(path, packed.MAX_PACKED))
         except ValueError as error:
             raise ValueError(f"{path} cannot be read: {error}; {REMEDIES[IMAGES]}") from error
 
@@ -212,7 +210,7 @@ class Run:
         record |= {"limits": resolved_limits(config)} | circumstances
         write_json(self.path / "config.json", record)
         if images:
-            write_file(self.path / IMAGES, chosen.pack(images))
+            write_file(self.path / IMAGES, packed.pack(images))
 
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:
         """Replace metrics.jsonl."""

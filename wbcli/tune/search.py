@@ -124,6 +124,8 @@ def open_study(storage: str | None, folder: Path, warmup: int) -> optuna.Study:
     except Exception as error:  # whatever the driver of that database raises
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         remedy = "" if storage else f"; delete the folder {folder} to search anew"
+        if "disk" in reason:
+            remedy = ": see whether the disk is full"
         raise ValueError(
             f"the storage {storage or own} cannot be opened: {reason}{remedy}"
         ) from error

@@ -6,6 +6,7 @@ import shutil
 import stat
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from conftest import write_folder, write_pictures
@@ -159,6 +160,25 @@ def test_links_are_followed_and_a_link_in_a_circle_ends():
         "train/c/1.jpg",
         "train/c/2.jpg",
     ]
+
+
+def test_classes_that_would_be_called_alike_are_refused(wbcli):
+    """As folders, in a list, on a set that is measured, and as names of features."""
+    alike = {"a\nb": 2, "a\\nb": 1, "c": 1}
+    write_folder(Path("mine"), alike)
+    rows = "".join(f'"mine/train/{name}/0.jpg","{name}"\n' for name in alike)
+    Path("train.csv").write_text("path,label\n" + rows)
+    Path("test.csv").write_text("path,label\n" + rows)
+    np.savez("a.npz", features=np.eye(3), labels=np.arange(3), class_names=["a", "a", "b"])
+    for given in ("mine", ".", "a.npz"):
+        result = wbcli("data", "show", given)
+        assert (result.code, result.out) == (1, "")
+        assert "two classes are called a" in result.err
+    write_folder(Path("other"), {"a\nb": 2, "c": 1})
+    short = ("--arch", "resnet8", "--image-size", "16", "--epochs", "1", "--workers", "0")
+    assert wbcli("stage1", "other", *short, "--name", "it").code == 0
+    measured = wbcli("eval", "it", "--data-dir", "mine")
+    assert (measured.code, "two classes are called a\\nb" in measured.err) == (1, True)
 
 
 def no_class(path):

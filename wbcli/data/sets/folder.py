@@ -23,7 +23,7 @@ from wbcli.data.pictures.walk import (
 from wbcli.data.sets import own_lists
 from wbcli.data.sets.class_names import numbers, unknown
 from wbcli.files.readers import Arrays, Content
-from wbcli.words import composed, counted, printable
+from wbcli.words import composed, counted, printable, told_apart
 
 LAYOUT = "train/CLASS/picture.jpg and test/CLASS/picture.jpg (val/CLASS/ is optional)"
 LAYOUT += f", or {own_lists.LAYOUT}"
@@ -71,7 +71,7 @@ def read(data_dir: Path, name: str) -> Content:
     return Content(
         splits["train"],
         splits.get("test"),
-        [printable(name) for name in classes],
+        told_apart(classes, str(root)),
         notes,
         splits.get(val_folder),
         val_folder=val_folder or "val",

@@ -15,7 +15,7 @@ from wbcli.data.pictures.walk import LeftOut, pictures_below, sentences, subfold
 from wbcli.data.sets import lists, own_lists
 from wbcli.data.sets.class_names import numbers
 from wbcli.files.readers import Arrays, Problem
-from wbcli.words import composed, joined, printable, quoted
+from wbcli.words import composed, joined, printable, quoted, told_apart
 
 OTHER_SPLITS = ("val", "valid", "validation")
 LAYOUT = "CLASS/picture.jpg, test/CLASS/picture.jpg, or test.csv with the columns path,label"
@@ -60,6 +60,7 @@ def _read_list(path: Path, class_names: list[str], run: str) -> tuple[Arrays, li
     problems: list[Problem] = []
     notes: list[str] = []
     rows = own_lists.read_rows(path, problems, notes)
+    told_apart(dict.fromkeys(row.label for row in rows), str(path))
     rows = [row._replace(label=printable(row.label)) for row in rows]  # as a run keeps them
     index = numbers(class_names)
     known = [row for row in rows if _key(row.label) in index]
@@ -87,6 +88,7 @@ def _read_folders(root: Path, class_names: list[str], run: str) -> tuple[Arrays,
         )
     if unknown:
         raise ValueError(_unknown(place, dict.fromkeys(folders), class_names, run))
+    told_apart(folders, str(place))
     names, labels = [], []
     for folder in folders:
         found = pictures_below(root, f"{below}/{folder}", left_out)

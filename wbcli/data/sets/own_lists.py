@@ -18,7 +18,7 @@ from wbcli.data.pictures.decoding import Pictures
 from wbcli.data.sets import lists
 from wbcli.data.sets.class_names import numbers, unknown
 from wbcli.files.readers import Content, Problem
-from wbcli.words import composed, counted, joined, printable, quoted
+from wbcli.words import composed, counted, joined, printable, quoted, told_apart
 
 COLUMNS = ("path", "label")
 LAYOUT = "train.csv and test.csv (val.csv is optional) with the columns path,label"
@@ -74,7 +74,7 @@ def read(root: Path) -> Content:
     return Content(
         splits["train"],
         splits.get("test"),
-        [printable(name) for name in classes],
+        told_apart(classes, str(root / "train.csv")),
         notes,
         splits.get("val"),
         problems,
