@@ -248,15 +248,21 @@ def test_two_processes_on_one_run(wbcli):
 
 
 @pytest.mark.parametrize("kept", ["checkpoint.pt", "model.safetensors"])
-@pytest.mark.parametrize("command", [("stage1", "digitslt"), ("normalize", "whole")])
-def test_a_run_without_its_config_is_not_overwritten(wbcli, kept, command):
+@pytest.mark.parametrize(
+    ("command", "remedy"),
+    [
+        (("stage1", "digitslt"), "continue it with --resume, or choose another --name"),
+        (("normalize", "whole"), "choose another --name"),
+    ],
+)
+def test_a_run_without_its_config_is_not_overwritten(wbcli, kept, command, remedy):
     assert wbcli("stage1", "digitslt", "--epochs", "1", "--name", "whole").code == 0
     (RUNS / "it").mkdir()
     shutil.copy(RUNS / "whole" / kept, RUNS / "it")
     before = files(RUNS / "it")
     result = wbcli(*command, "--name", "it")
     assert (result.code, result.out) == (2, "")
-    assert "run 'it' exists in runs: continue it with --resume" in result.err
+    assert f"run 'it' exists in runs: {remedy} (see" in result.err
     assert files(RUNS / "it") == before
 
 
