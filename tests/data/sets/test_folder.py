@@ -231,8 +231,8 @@ def flat(path):
         (class_is_a_file, "mine/test/c: train/ has no class of that name; its classes are a, b"),
         (
             no_test,
-            "mine: expected train/CLASS/picture.jpg and test/CLASS/picture.jpg (val/CLASS/ is "
-            "optional), or train.csv and test.csv (val.csv is optional) with the columns "
+            "mine: expected train/CLASS/picture.jpg and test/CLASS/picture.jpg (or val/CLASS/, or "
+            "both), or train.csv and test.csv (or val.csv, or both) with the columns "
             "path,label, found no test/ (there is train, vali)",
         ),
         (empty_test, "mine/test: expected a folder for each class, there is none"),

@@ -25,7 +25,7 @@ from wbcli.data.sets.class_names import numbers, unknown
 from wbcli.files.readers import Arrays, Content
 from wbcli.words import composed, counted, printable, told_apart
 
-LAYOUT = "train/CLASS/picture.jpg and test/CLASS/picture.jpg (val/CLASS/ is optional)"
+LAYOUT = "train/CLASS/picture.jpg and test/CLASS/picture.jpg (or val/CLASS/, or both)"
 LAYOUT += f", or {own_lists.LAYOUT}"
 SPLIT = "wbcli data split writes such lists for one folder of class folders"
 VAL_NAMES = ("val", "valid", "validation")  # one folder, as tools and services call it

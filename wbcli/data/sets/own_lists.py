@@ -21,7 +21,7 @@ from wbcli.files.readers import Content, Problem
 from wbcli.words import composed, counted, joined, printable, quoted, told_apart
 
 COLUMNS = ("path", "label")
-LAYOUT = "train.csv and test.csv (val.csv is optional) with the columns path,label"
+LAYOUT = "train.csv and test.csv (or val.csv, or both) with the columns path,label"
 
 
 class Row(NamedTuple):
